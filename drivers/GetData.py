@@ -1,0 +1,5 @@
+import sys
+
+from nnlo.cli.getdata import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Command lines: each file turns options into a frozen config and calls the package with it."""

@@ -1,0 +1,268 @@
+"""Command line and ``--config`` file as one frozen dataclass, and back.
+
+Each field says once what its option is: type, default, group and help. Names may be spelled
+with ``-`` or ``_``, and unambiguous abbreviations work.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, NoReturn
+
+import nnlo
+from nnlo.algo import MODES, OPTIMIZERS
+from nnlo.algo.staleness import POLICIES
+from nnlo.cli.config_file import file_words
+from nnlo.errors import ConfigError
+from nnlo.log import LEVELS
+
+MODEL, TRAIN, ALGO, STOP, OUT = (
+    "model and data",
+    "training",
+    "algorithm",
+    "validation and stopping",
+    "output and checkpoints",
+)
+
+
+def option(group: str, default: Any, text: str, kind: Any = str, **extra: Any) -> Any:
+    """A field that is an option. kind: str, int, float, bool, or list for NAME=VALUE pairs."""
+    return field(default=default, metadata={"group": group, "text": text, "kind": kind, **extra})
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``TrainingDriver`` can be told."""
+
+    model: str = option(MODEL, "", "zoo name, or a .py, .json or .keras file", metavar="MODEL")
+    param: tuple[str, ...] = option(
+        MODEL, (), "hyper-parameters of the model", list, metavar="NAME=VALUE"
+    )
+    train_data: str | None = option(
+        MODEL, None, "list of HDF5 files to train on (default: the model's own)", metavar="LIST"
+    )
+    val_data: str | None = option(
+        MODEL, None, "list of HDF5 files to validate on (default: the model's own)", metavar="LIST"
+    )
+    features_name: str | None = option(
+        MODEL, None, "HDF5 dataset or group of the inputs (default: the model's, or features)"
+    )
+    labels_name: str | None = option(
+        MODEL, None, "HDF5 dataset or group of the labels (default: the model's, or labels)"
+    )
+    batch: int = option(MODEL, 100, "samples of a worker's batch", int)
+    preload_data: int = option(MODEL, 2, "windows of 32 MiB read ahead by a thread", int)
+    cache_data: str | None = option(
+        MODEL, None, "folder for local copies of the data files", metavar="DIR"
+    )
+    copy_command: str | None = option(
+        MODEL, None, 'command that makes the copies (default: "cp {} {}")', metavar="COMMAND"
+    )
+
+    epochs: int = option(TRAIN, 10, "passes over the training data", int)
+    loss: str | None = option(
+        TRAIN, None, "loss function, such as categorical_crossentropy (default: the model's)"
+    )
+    metrics: tuple[str, ...] = option(
+        TRAIN, (), "beside the loss (default: accuracy for classes)", list, metavar="METRIC"
+    )
+    synchronous: bool = option(TRAIN, False, "wait for all workers, apply their mean", bool)
+    quorum: float = option(
+        TRAIN, 1.0, "share of the workers that closes a synchronous round", float
+    )
+    seed: int = option(TRAIN, 0, "of initial weights, order of samples and random layers", int)
+
+    mode: str = option(ALGO, "downpour", "how workers and master cooperate", choices=[*MODES])
+    optimizer: str | None = option(
+        ALGO,
+        None,
+        "the master's (default: adam; with a worker optimizer sgd of learning rate 1)",
+        choices=[*OPTIMIZERS],
+    )
+    learning_rate: float | None = option(
+        ALGO, None, "the master's (default: the optimizer's own)", float
+    )
+    optimizer_params: tuple[str, ...] = option(
+        ALGO,
+        (),
+        "more numbers of the master's optimizer, e.g. momentum=0.9",
+        list,
+        metavar="NAME=VALUE",
+    )
+    sync_every: int = option(ALGO, 1, "batches between two exchanges with the master", int)
+    worker_optimizer: str | None = option(
+        ALGO,
+        None,
+        "Keras or torch optimizer of local steps, or none to send gradients "
+        "(default: none at --sync-every 1, else adam)",
+    )
+    worker_learning_rate: float | None = option(
+        ALGO, None, "of the worker optimizer (default: its own)", float
+    )
+    staleness: str | None = option(
+        ALGO,
+        None,
+        "what old updates count: none, all the same; inverse, 1/(1+staleness) "
+        "(default: none for gradients, inverse for local steps)",
+        choices=[*POLICIES],
+    )
+    clip_norm: float | None = option(
+        ALGO, None, "largest Euclidean norm of a gradient (default: no limit)", float
+    )
+    clip_value: float | None = option(
+        ALGO, None, "largest element of a gradient (default: no limit)", float
+    )
+
+    validate_every: int = option(STOP, 1, "epochs between validations", int)
+    early_stopping: str | None = option(
+        STOP,
+        None,
+        'e.g. "val_loss,<,4": nothing better for 4 epochs; "val_loss,~<,4": mean of 4 epochs '
+        "worse than of the 4 before (default: never)",
+        metavar="METRIC,[~]OP,EPOCHS",
+    )
+    target_metric: str | None = option(
+        STOP,
+        None,
+        'e.g. "val_accuracy,>,0.97": stop there (default: none)',
+        metavar="METRIC,OP,VALUE",
+    )
+    best_metric: str = option(STOP, "val_loss", "metric whose best weights are kept")
+
+    output: str = option(OUT, "runs", "folder of all runs", metavar="DIR")
+    trial_name: str = option(OUT, "train", "the run's folder is OUTPUT/MODEL-NAME", metavar="NAME")
+    checkpoint: str | None = option(
+        OUT, None, "base name of the checkpoints (default: none are written)", metavar="NAME"
+    )
+    checkpoint_interval: int = option(OUT, 5, "epochs between checkpoints", int)
+    restore: str | None = option(
+        OUT,
+        None,
+        "go on from this checkpoint, a base name or a file (default: start anew)",
+        metavar="NAME",
+    )
+    tensorboard: bool = option(OUT, False, "write TensorBoard event files", bool)
+    timeline: bool = option(OUT, False, "write a Chrome trace of what each rank did when", bool)
+    verbose: bool = option(OUT, False, "show every update and all log lines", bool)
+    log_level: str = option(OUT, "info", "least level that is logged", choices=[*LEVELS])
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ConfigError("a model must be named, got none; give --model, for example digits")
+        for name in ("batch", "epochs", "sync_every", "validate_every", "checkpoint_interval"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} must be at least 1, got {getattr(self, name)}")
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """An option that would have no effect is an error."""
+        unused = {
+            "--quorum": self.quorum != 1.0 and not self.synchronous and "--synchronous",
+            "--checkpoint-interval": self.checkpoint_interval != 5
+            and self.checkpoint is None
+            and "--checkpoint",
+            "--copy-command": self.copy_command is not None
+            and self.cache_data is None
+            and "--cache-data",
+        }
+        for name, needed in unused.items():
+            if needed:
+                raise ConfigError(f"{name} must go with {needed}, got it alone; it has no effect")
+        if self.staleness == "inverse" and self.synchronous and self.quorum == 1.0:
+            raise ConfigError(
+                "--staleness must go with asynchronous updates, got inverse with --synchronous, "
+                "where no update is stale; leave one of them out"
+            )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Speaks on one rank only."""
+
+    def error(self, message: str) -> NoReturn:
+        speak_first(f"{self.prog}: error: {message} (see --help)")
+        sys.exit(2)
+
+    def print_help(self, file: Any = None) -> None:
+        if is_first_process():
+            super().print_help(file)
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0 as far as the launcher tells, before MPI is there."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def speak_first(message: str) -> None:
+    """Write ``message`` from one rank only, before MPI is there to agree on it.
+
+    The other ranks let it speak: a launcher ends all ranks once one has ended with an error.
+    """
+    if is_first_process():
+        print(message, file=sys.stderr, flush=True)
+    else:
+        time.sleep(5.0)
+
+
+def make_parser(prog: str, options: type[Any], description: str) -> argparse.ArgumentParser:
+    """A parser with one option a field of ``options``, in their groups."""
+    parser = _Parser(prog, description=description)
+    parser.add_argument("--version", action="version", version=f"NNLO {nnlo.__version__}")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; the line wins")
+    groups: dict[str, Any] = {}
+    for entry in fields(options):
+        name = entry.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add(groups[name], entry)
+    return parser
+
+
+def _add(group: Any, entry: Field[Any]) -> None:
+    meta = entry.metadata
+    name = "--" + entry.name.replace("_", "-")
+    text = meta["text"].replace("%", "%%")
+    if meta["kind"] is bool:  # --no-NAME, for what a file may have switched on
+        group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=text)
+        return
+    if entry.default not in (None, "", ()) and "(default" not in text:
+        text += f" (default: {entry.default})"
+    extra = {key: meta[key] for key in ("metavar", "choices") if key in meta}
+    if meta["kind"] is list:
+        group.add_argument(name, nargs="+", action="extend", default=[], help=text, **extra)
+        return
+    if "choices" not in extra:
+        extra.setdefault("metavar", {int: "N", float: "X"}.get(meta["kind"], "NAME"))
+    group.add_argument(name, type=meta["kind"], default=entry.default, help=text, **extra)
+
+
+def parse(prog: str, options: type[Any], description: str, argv: Sequence[str] | None) -> Any:
+    """An instance of ``options`` from the command line and its ``--config`` file.
+
+    Ends the program with code 2 for a line that cannot be understood. Raises ConfigError for a
+    bad file or a combination of options that makes no sense.
+    """
+    parser = make_parser(prog, options, description)
+    line = [_spelled(token) for token in (sys.argv[1:] if argv is None else argv)]
+    first = parser.parse_args(line)
+    if first.config:
+        known = {entry.name for entry in fields(options)}
+        on_line = {
+            name for name, value in vars(first).items() if isinstance(value, list) and value
+        }
+        first = parser.parse_args([*file_words(first.config, known, on_line), *line])
+    values = vars(first)
+    del values["config"]
+    return options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _spelled(token: str) -> str:
+    """``--train_data=x_y`` as ``--train-data=x_y``."""
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token.partition("=")
+    return name.replace("_", "-") + equals + value

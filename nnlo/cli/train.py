@@ -1,0 +1,221 @@
+"""TrainingDriver: train a model on the ranks that mpirun, srun or nnlorun started."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nnlo import log as logs
+from nnlo.algo import Algo
+from nnlo.algo.downpour import Downpour
+from nnlo.cli.backend import check_backend, quiet_import
+from nnlo.cli.config_file import pairs
+from nnlo.cli.options import TrainOptions, parse, speak_first
+from nnlo.cli.progress import Progress
+from nnlo.cli.rundir import RunDirectory
+from nnlo.cli.threads import settle_rank
+from nnlo.data import H5Data, read_list
+from nnlo.errors import ConfigError, NNLOError
+from nnlo.model import ModelBuilder, load_builder
+from nnlo.mpi import link
+from nnlo.mpi.manager import MPIManager
+from nnlo.mpi.root import Listener
+from nnlo.mpi.setup import together
+from nnlo.report.tensorboard import TensorBoard
+from nnlo.report.timeline import write_timeline
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = "Train a Keras or PyTorch model with a master and workers over MPI."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command on this rank.
+
+    Returns the exit code: 0, 1 after an error message, 130 after an interruption; a command
+    line that cannot be understood ends the program with 2.
+    """
+    settle_rank()
+    try:
+        options = parse("TrainingDriver", TrainOptions, DESCRIPTION, argv)
+        comm = link.world()
+    except NNLOError as error:
+        speak_first(f"TrainingDriver: error: {error}")
+        return 1
+    try:
+        return _run(options, comm)
+    except NNLOError as error:
+        code = _tell(error, comm is None or comm.rank == 0)
+        if comm is not None:
+            link.barrier(comm)  # rank 0 has spoken before the launcher sees an exit code
+        return code
+    except KeyboardInterrupt:
+        if comm is not None:
+            link.abort(130)
+        return 130
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        if comm is not None:
+            link.abort(1)
+        return 1
+
+
+def _tell(error: NNLOError, speaks: bool) -> int:
+    if speaks:
+        print(f"TrainingDriver: error: {error}", file=sys.stderr, flush=True)
+    return 1
+
+
+def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
+    rank = 0 if comm is None else comm.rank
+    check_backend()
+    level = "debug" if options.verbose else options.log_level
+    logs.set_up(_role(comm), level)
+    builder = together(
+        comm, lambda: load_builder(options.model, **pairs("--param", options.param))
+    )
+    with quiet_import():
+        name = together(comm, lambda: builder.name)  # runs the model's file, imports its backend
+    folder = together(comm, lambda: _make_folder(options, name, rank))
+    logs.set_up(_role(comm), level, folder.log if rank == 0 else None)
+    lists = together(comm, lambda: _lists(options, builder) if rank == 0 else ([], []))
+    if comm is not None:
+        lists = comm.bcast(lists)
+    manager = together(comm, lambda: _make_manager(options, comm, builder, folder, lists))
+    with quiet_import():
+        manager.prepare()
+    if rank == 0:
+        log.info("%s: %s; %s", name, manager.summary(), folder.path)
+    about = {"n_ranks": 1 if comm is None else comm.size, "algorithm": repr(manager.algo)}
+    together(comm, lambda: folder.write_config(options, about) if rank == 0 else None)
+    return _train(manager, folder, comm)
+
+
+def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | None") -> int:
+    try:
+        history = manager.train()
+        if history is not None:
+            best = folder.write_results(manager)
+            log.info(
+                "stopped by %s, %.1f s; wrote %s", history.stopped, history.train_time_s, best
+            )
+            if manager.timeline:
+                write_timeline(folder.path / "timeline.json", manager.timeline)
+    except NNLOError as error:
+        if not manager.abandoned:
+            raise
+        _tell(error, speaks=True)
+    if manager.abandoned:
+        link.abort(130 if manager.interrupted else 1)
+    manager.close()
+    return 130 if manager.interrupted else 0
+
+
+def _role(comm: "MPI.Intracomm | None") -> str:
+    if comm is None:
+        return "train"
+    return "master" if comm.rank == 0 else f"worker {comm.rank}"
+
+
+def _make_folder(options: TrainOptions, name: str, rank: int) -> RunDirectory:
+    folder = RunDirectory(options.output, name, options.trial_name)
+    if rank == 0:
+        folder.create()
+    return folder
+
+
+def _lists(options: TrainOptions, builder: ModelBuilder) -> tuple[list[str], list[str]]:
+    """Training and validation files; found, or downloaded, on rank 0 alone."""
+    if options.train_data is not None:
+        train: list[str] | None = read_list(options.train_data)
+    else:
+        train = builder.train_files()
+    if not train:
+        raise ConfigError(
+            f"a model must have data to train on, got none for {options.model}; "
+            "give --train-data LIST, a text file with one HDF5 file a line"
+        )
+    if options.val_data is not None:
+        return train, read_list(options.val_data)
+    # A model's own validation set does not go with other training data.
+    return train, (builder.val_files() or []) if options.train_data is None else []
+
+
+def _make_manager(
+    options: TrainOptions,
+    comm: "MPI.Intracomm | None",
+    builder: ModelBuilder,
+    folder: RunDirectory,
+    lists: tuple[list[str], list[str]],
+) -> MPIManager:
+    loss = options.loss or builder.loss
+    if loss is None:
+        raise ConfigError(f"a loss must be named, got none for {options.model}; give --loss")
+    return MPIManager(
+        comm,
+        _make_data(options, builder),
+        _make_algo(options),
+        builder,
+        loss=loss,
+        train_list=lists[0],
+        val_list=lists[1],
+        listeners=_listeners(options, folder),
+        num_epochs=options.epochs,
+        synchronous=options.synchronous,
+        quorum=options.quorum,
+        seed=options.seed,
+        metrics=options.metrics or None,
+        validate_every=options.validate_every,
+        monitor=options.best_metric,
+        early_stopping=options.early_stopping,
+        target_metric=options.target_metric,
+        checkpoint=folder.checkpoint(options.checkpoint),
+        checkpoint_interval=options.checkpoint_interval,
+        restore=folder.checkpoint(options.restore),
+        timeline=options.timeline,
+    )
+
+
+def _listeners(options: TrainOptions, folder: RunDirectory) -> list[Listener]:
+    listeners: list[Listener] = [Progress(options.epochs, options.verbose)]
+    if options.tensorboard:
+        listeners.append(TensorBoard(folder.path / "tensorboard"))
+    return listeners
+
+
+def _make_data(options: TrainOptions, builder: ModelBuilder) -> H5Data:
+    return H5Data(
+        options.batch,
+        options.features_name or builder.features,
+        options.labels_name or builder.labels,
+        seed=options.seed,
+        cache_dir=options.cache_data,
+        copy_command=options.copy_command,
+        prefetch=options.preload_data,
+    )
+
+
+def _make_algo(options: TrainOptions) -> Downpour:
+    numbers: dict[str, Any] = pairs("--optimizer-params", options.optimizer_params)
+    if options.learning_rate is not None:
+        numbers["learning_rate"] = options.learning_rate
+    return Algo(
+        options.optimizer,
+        mode=options.mode,
+        sync_every=options.sync_every,
+        worker_optimizer=options.worker_optimizer,
+        worker_learning_rate=options.worker_learning_rate,
+        staleness=options.staleness,
+        clip_norm=options.clip_norm,
+        clip_value=options.clip_value,
+        **numbers,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What happened in a run, epoch by epoch and rank by rank, as one JSON file.
+
+Schema 1::
+
+    schema          1
+    epochs          one object an epoch, in order:
+                    epoch (from 1), loss and the other training metrics (means over the samples
+                    applied in the epoch), val_loss ... (where validated), samples, time_s,
+                    samples_per_s, version, learning_rate, staleness (mean)
+    ranks           by rank (as text): a list of objects an epoch of the rank's own data:
+                    epoch, loss ..., samples, steps, busy_s, wait_s
+    best            metric, value, epoch of the weights kept as best; null without validation
+    stopped         why the run ended: "epochs", "early stopping ...", "target ...", ...
+    train_time_s    seconds from the first batch to the last update, restarts added up
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnlo.files import write_text
+
+Record = dict[str, Any]
+
+
+@dataclass
+class History:
+    """The content of ``history.json``."""
+
+    epochs: list[Record] = field(default_factory=list)
+    ranks: dict[str, list[Record]] = field(default_factory=dict)
+    best: Record | None = None
+    stopped: str = ""
+    train_time_s: float = 0.0
+    schema: int = 1
+
+    def values(self, metric: str) -> list[float]:
+        """The values of ``metric`` in the epochs that have it."""
+        return [record[metric] for record in self.epochs if metric in record]
+
+    def add_to_rank(
+        self,
+        rank: int,
+        epoch: int,
+        n_samples: int,
+        sums: Mapping[str, float],
+        **amounts: float,
+    ) -> None:
+        """Count an update of ``rank`` in its row of ``epoch``, from 1.
+
+        sums: of metrics over the samples; their means are kept. amounts: added up.
+        """
+        rows = self.ranks.setdefault(str(rank), [])
+        if not rows or rows[-1]["epoch"] != epoch:
+            rows.append({"epoch": epoch, "samples": 0, **dict.fromkeys((*amounts, *sums), 0)})
+        row = rows[-1]
+        before = row["samples"]
+        row["samples"] += n_samples
+        for name, total in sums.items():
+            row[name] = float((row[name] * before + total) / row["samples"])
+        for name, amount in amounts.items():
+            row[name] += amount
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "History":
+        return cls(**json.loads(text))
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.to_json())

@@ -1,0 +1,73 @@
+"""The contract between the training loops and a backend: one model as one flat vector."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlo.model.manifest import Manifest
+
+Vector = NDArray[np.float32]
+"""1-D contiguous float32 array."""
+
+Sums = NDArray[np.float64]
+"""``[n_samples, sum of loss, sum of each metric...]``: adding two gives the sums of both."""
+
+Batch = tuple[Any, Any]
+"""``(x, y)``: each an array with samples along axis 0, or a list of such arrays."""
+
+
+class ModelAdapter(Protocol):
+    """A model seen as the vector ``[T | S]`` of its manifest, shape ``(manifest.size,)``.
+
+    T are the trainable weights, S the float state (BatchNorm statistics). The caller owns
+    every vector passed in; an adapter copies from or into it and keeps no reference.
+    """
+
+    manifest: Manifest
+    metric_names: tuple[str, ...]  # names of the entries of Sums after n_samples: ("loss", ...)
+    suffix: str  # of the file that ``save`` writes: ".keras" or ".pt"
+    learning_rate: float  # of the local optimizer; settable; used by train_step only
+
+    @property
+    def model(self) -> Any:
+        """The backend's own model with the present weights; to read, not to train."""
+
+    def get_flat(self, out: Vector) -> None:
+        """Copy the weights into ``out``, shape ``(manifest.size,)``."""
+
+    def set_flat(self, vector: Vector) -> None:
+        """Take the weights from ``vector``, shape ``(manifest.size,)``."""
+
+    def gradient(self, batch: Batch, out: Vector) -> Sums:
+        """Write d(mean loss over the batch)/dT to ``out[:n_trainable]``; T stays as it was.
+
+        ``out[n_trainable:]`` receives the state S after the batch (BatchNorm statistics moved
+        by one training step). ``out`` has shape ``(manifest.size,)``.
+        """
+
+    def train_step(self, batch: Batch) -> Sums:
+        """Take one step of the local optimizer."""
+
+    def test_step(self, batch: Batch) -> Sums:
+        """Evaluate in inference mode; nothing changes."""
+
+    def predict(self, x: Any) -> Any:
+        """Outputs in inference mode, numpy arrays with samples along axis 0."""
+
+    def seed(self, seed: int) -> None:
+        """Start every random generator of the model (dropout...) from ``seed``."""
+
+    def local_state(self) -> dict[str, NDArray[Any]]:
+        """What the vector does not hold and a restart needs: random states, integer
+        counters, the local optimizer's slots. Arrays are copies."""
+
+    def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Put back what ``local_state`` returned on an equal model."""
+
+    def save(self, path: Path) -> None:
+        """Write the model so that plain Keras or torch loads it without NNLO."""
+
+    def summary(self) -> str:
+        """One line a layer, for people."""

@@ -1,0 +1,238 @@
+"""Where models come from: builders that make a fresh one on every call."""
+
+import hashlib
+import importlib.util
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nnlo.errors import ConfigError, ModelError
+
+DatasetName = str | tuple[str, Callable[..., Any]]
+"""A dataset of the HDF5 files, or that and a function which its arrays go through."""
+
+
+class ModelBuilder(ABC):
+    """Makes a model; a user's own needs ``build_model`` only, the rest has defaults."""
+
+    @abstractmethod
+    def build_model(self) -> Any:
+        """Return a new Keras model or torch module; compiled or not does not matter."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called, for folders and files."""
+        return type(self).__name__
+
+    @property
+    def loss(self) -> str | None:
+        """The loss to use where the user names none."""
+        return None
+
+    @property
+    def features(self) -> DatasetName:
+        """Where the inputs are in a data file."""
+        return "features"
+
+    @property
+    def labels(self) -> DatasetName:
+        """Where the labels are in a data file."""
+        return "labels"
+
+    @property
+    def parameter_range(self) -> list[Any]:
+        """The scikit-optimize dimensions of the hyper-parameters, named as they are."""
+        return []
+
+    def train_files(self) -> list[str] | None:
+        """Return the model's own training files, None if it has none."""
+        return None
+
+    def val_files(self) -> list[str] | None:
+        """Return the model's own validation files, None if it has none."""
+        return None
+
+
+class ModelFromJson(ModelBuilder):
+    """A Keras architecture as written by ``model.to_json()``, with weights or fresh ones."""
+
+    def __init__(self, file: str | Path, weights: str | Path | None = None) -> None:
+        self.file = _existing(file)
+        self.weights = None if weights is None else _existing(weights)
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    def build_model(self) -> Any:
+        """Raise ModelError for a file that Keras 3 cannot read."""
+        import keras
+
+        text = self.file.read_text(encoding="utf-8")
+        try:
+            model = keras.models.model_from_json(text)
+            if not isinstance(model, keras.Model):
+                raise TypeError(f"it holds a {type(model).__name__}")  # noqa: TRY301
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ModelError(
+                f"a JSON model must be the output of model.to_json() in Keras 3, got {self.file} "
+                f"({_first_line(error)}); write it again with Keras 3, or use a .py file"
+            ) from error
+        if self.weights is not None:
+            try:
+                model.load_weights(self.weights)
+            except (ValueError, OSError, KeyError) as error:
+                raise ModelError(
+                    f"weights must fit the architecture {self.file}, got {self.weights} "
+                    f"({_first_line(error)}); write them by model.save_weights"
+                ) from error
+        return model
+
+
+class ModelFromKeras(ModelBuilder):
+    """A whole model as written by ``model.save``; only its architecture and weights count."""
+
+    def __init__(self, file: str | Path) -> None:
+        self.file = _existing(file)
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    def build_model(self) -> Any:
+        """Raise ModelError for a file that Keras 3 cannot read."""
+        import keras
+
+        try:
+            return keras.models.load_model(self.file, compile=False)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise ModelError(
+                f"a .keras model must be a file written by model.save, got {self.file} "
+                f"({_first_line(error)}); save it again with Keras 3"
+            ) from error
+
+
+class ModelFromPython(ModelBuilder):
+    """A file with ``get_model(**hyperparameters)``.
+
+    It may also hold get_name(), get_train() and get_val() (lists of files), get_features() and
+    get_labels() (a dataset's name, or the name and a function), get_loss() (a name), and
+    ``get_model.parameter_range`` (a list of scikit-optimize dimensions). The file runs on first
+    use, under a module name that depends on its text alone, so that it is equal on all ranks.
+    """
+
+    def __init__(self, file: str | Path, **hyperparameters: Any) -> None:
+        self.file = _existing(file)
+        self.hyperparameters = hyperparameters
+
+    @cached_property
+    def module(self) -> ModuleType:
+        """The user's file, run once; raise ModelError where that fails."""
+        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
+        name = f"nnlo_model_{self.file.stem}_{digest}"
+        module = sys.modules.get(name) or self._execute(name)
+        if not callable(getattr(module, "get_model", None)):
+            raise ModelError(
+                f"a model file must define get_model(), got none in {self.file}; "
+                "add a function get_model that returns the model"
+            )
+        return module
+
+    def build_model(self) -> Any:
+        """Raise ConfigError for a hyper-parameter that ``get_model`` does not take."""
+        get_model = self.module.get_model
+        try:
+            inspect.signature(get_model).bind(**self.hyperparameters)
+        except TypeError as error:
+            raise ConfigError(
+                f"hyper-parameters must be arguments of get_model in {self.file}, got "
+                f"{self.hyperparameters} ({error}); it takes {inspect.signature(get_model)}"
+            ) from error
+        with _importable(self.file.parent):
+            return get_model(**self.hyperparameters)
+
+    @property
+    def name(self) -> str:
+        return str(self._ask("get_name", self.file.stem))
+
+    @property
+    def loss(self) -> str | None:
+        loss: str | None = self._ask("get_loss", None)
+        return loss
+
+    @property
+    def features(self) -> DatasetName:
+        name: DatasetName = self._ask("get_features", "features")
+        return name
+
+    @property
+    def labels(self) -> DatasetName:
+        name: DatasetName = self._ask("get_labels", "labels")
+        return name
+
+    @property
+    def parameter_range(self) -> list[Any]:
+        return list(getattr(self.module.get_model, "parameter_range", None) or ())
+
+    def train_files(self) -> list[str] | None:
+        files = self._ask("get_train", None)
+        return None if files is None else [str(one) for one in files]
+
+    def val_files(self) -> list[str] | None:
+        files = self._ask("get_val", None)
+        return None if files is None else [str(one) for one in files]
+
+    def _ask(self, function: str, default: Any) -> Any:
+        hook = getattr(self.module, function, None)
+        if hook is None:
+            return default
+        with _importable(self.file.parent):
+            return hook()
+
+    def _execute(self, name: str) -> ModuleType:
+        specification = importlib.util.spec_from_file_location(name, self.file)
+        if specification is None or specification.loader is None:
+            raise ModelError(f"a model file must be Python, got {self.file}; name it .py")
+        module = importlib.util.module_from_spec(specification)
+        # before it runs, so that dataclasses and pickles inside the file find their module
+        sys.modules[name] = module
+        try:
+            with _importable(self.file.parent):
+                specification.loader.exec_module(module)
+        except BaseException as error:
+            del sys.modules[name]
+            if not isinstance(error, Exception):
+                raise
+            raise ModelError(
+                f"a model file must import without errors, got {type(error).__name__}: {error} "
+                f"in {self.file}; run python {self.file} to see where"
+            ) from error
+        return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let ``import sibling`` work inside the block for files of ``folder``."""
+    entry = str(folder)
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        sys.path.remove(entry)
+
+
+def _existing(file: str | Path) -> Path:
+    path = Path(file)
+    if not path.is_file():
+        raise ModelError(f"a model file must exist, got {path}; check the path")
+    return path.resolve()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,42 @@
+"""What the Keras adapter asks of a Keras backend, and where each one is."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlo.model.adapter import Vector
+
+Arrays = list[NDArray[Any]]
+"""One array per input or output of the model."""
+
+ENGINES = {
+    "tensorflow": "nnlo.model.keras_tensorflow",
+    "torch": "nnlo.model.keras_torch",
+    "jax": "nnlo.model.keras_jax",
+}
+"""Modules with ``make_engine(network) -> Engine``, by Keras' name of the backend."""
+
+
+class Engine(Protocol):
+    """The part of the adapter that differs between Keras' backends.
+
+    x, y: one array per input and per output. Rows: float32 (1 + n_metrics, n_samples).
+    """
+
+    def read(self, out: Vector) -> None: ...
+    def write(self, vector: Vector) -> None: ...
+    def gradient(self, x: Arrays, y: Arrays, out: Vector) -> NDArray[np.float32]: ...
+    def step(self, x: Arrays, y: Arrays) -> NDArray[np.float32]: ...
+    def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]: ...
+    def predict(self, x: Arrays) -> Any: ...
+    def seed(self, seed: int) -> None:
+        """Start random generators that are no variables of the model."""
+
+    def random_state(self) -> dict[str, NDArray[Any]]: ...
+    def load_random_state(self, state: dict[str, NDArray[Any]]) -> None: ...
+    def publish(self) -> None:
+        """Make the model's and the optimizer's variables hold the engine's values."""
+
+    def reload(self) -> None:
+        """Take over values that were written to the variables."""

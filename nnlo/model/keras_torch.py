@@ -1,0 +1,97 @@
+"""Keras on PyTorch: the variables are views of one flat tensor."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nnlo.model.adapter import Vector
+from nnlo.model.engines import Arrays
+from nnlo.model.keras_network import KerasNetwork
+from nnlo.model.keras_objective import rows
+from nnlo.model.torch_flat import FlatTensors, OwnRandomState
+
+
+class TorchEngine:
+    """Runs the model eagerly; unseeded dropout draws from torch's own generator."""
+
+    def __init__(self, network: KerasNetwork) -> None:
+        self._net = network
+        self._flat = FlatTensors(
+            [one.value for one in network.trainable], [one.value for one in network.state]
+        )
+        self._random = OwnRandomState(self._flat.device)
+
+    def read(self, out: Vector) -> None:
+        self._flat.read(out)
+
+    def write(self, vector: Vector) -> None:
+        self._flat.write(vector)
+
+    def gradient(self, x: Arrays, y: Arrays, out: Vector) -> NDArray[np.float32]:
+        with self._random.use():
+            measured = self._backward(x, y)
+        self._flat.read_gradients(out)
+        return measured
+
+    def step(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
+        with self._random.use():
+            measured = self._backward(x, y)
+            gradients = [one.value.grad for one in self._net.trainable]
+            with torch.no_grad():
+                self._net.optimizer.apply(  # type: ignore[union-attr]
+                    [
+                        torch.zeros_like(one.value) if gradient is None else gradient
+                        for one, gradient in zip(self._net.trainable, gradients, strict=True)
+                    ],
+                    self._net.trainable,
+                )
+        self._net.model.zero_grad()
+        return measured
+
+    def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
+        with torch.no_grad(), self._random.use():
+            measured: NDArray[np.float32] = self._measure(x, y, training=False).cpu().numpy()
+            return measured
+
+    def predict(self, x: Arrays) -> Any:
+        with torch.no_grad(), self._random.use():
+            outputs = self._forward(x, training=False)
+        return keras.tree.map_structure(lambda one: one.cpu().numpy().copy(), outputs)
+
+    def seed(self, seed: int) -> None:
+        self._random.seed(seed)
+
+    def random_state(self) -> dict[str, NDArray[Any]]:
+        return self._random.state()
+
+    def load_random_state(self, state: dict[str, NDArray[Any]]) -> None:
+        self._random.load_state(state)
+
+    def publish(self) -> None:
+        """Nothing to do: the variables are the values."""
+
+    def reload(self) -> None:
+        """Nothing to do, see ``publish``."""
+
+    def _backward(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
+        measured = self._measure(x, y, training=True)
+        measured[0].mean().backward()
+        array: NDArray[np.float32] = measured.detach().cpu().numpy()
+        return array
+
+    def _forward(self, x: Arrays, *, training: bool) -> Any:
+        tensors = [keras.ops.convert_to_tensor(one) for one in x]
+        return self._net.model(tensors if len(tensors) > 1 else tensors[0], training=training)
+
+    def _measure(self, x: Arrays, y: Arrays, *, training: bool) -> Any:
+        outputs = keras.tree.flatten(self._forward(x, training=training))
+        labels = [keras.ops.convert_to_tensor(one) for one in y]
+        return rows(self._net.losses, self._net.metrics, labels, outputs, self._net.model.losses)
+
+
+def make_engine(network: KerasNetwork) -> TorchEngine:
+    """Return the engine of this backend."""
+    return TorchEngine(network)

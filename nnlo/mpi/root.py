@@ -1,0 +1,305 @@
+"""What the root knows beyond the weights: epochs, validation, stopping, history.
+
+Epochs are counted in samples: one ends when as many samples have been applied as the training
+data holds, whatever the number of workers and the size of their updates.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnlo.algo.base import Vector
+from nnlo.checkpoint import Checkpoint
+from nnlo.errors import TrainingError
+from nnlo.history import History, Record
+from nnlo.mpi.evaluate import Background
+from nnlo.mpi.frame import BUSY_S, N_TIMES, WAIT_S, Header
+from nnlo.mpi.master import Master
+from nnlo.mpi.saving import Draft, Saver
+from nnlo.mpi.stopping import EarlyStopping, Target
+
+log = logging.getLogger(__name__)
+
+LAST_VALIDATION_S = 1.5
+"""Seconds that a validation under way may still take after an interruption."""
+
+
+class Listener(Protocol):
+    """Who is told how the run goes: Keras callbacks, a progress bar."""
+
+    def begin(self, root: "Root", master: Master) -> None: ...
+
+    def epoch_began(self, epoch: int) -> None:
+        """epoch: from 0."""
+
+    def updated(self, version: int, n_samples: int, logs: Record) -> None:
+        """Weights ``version`` are there after ``n_samples`` of this epoch; ``logs`` are its
+        means so far."""
+
+    def epoch_ended(self, epoch: int, record: Record) -> None:
+        """The record of an epoch is complete, with its validation."""
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class RootPlan:
+    """n_samples: in the training data, which makes an epoch. validate: weights -> metrics.
+    validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
+    of it. checkpoint_every: epochs. stoppers: end the run when reached."""
+
+    n_samples: int
+    n_epochs: int
+    metric_names: tuple[str, ...]
+    validate: Callable[[Vector], dict[str, float]] | None = None
+    validate_every: int = 1
+    monitor: str = "val_loss"
+    larger_is_better: bool = False
+    checkpoint_every: int = 1
+    stoppers: tuple[EarlyStopping | Target, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+
+
+class Root:
+    """Observes the root master; validation runs in ``background``."""
+
+    def __init__(self, plan: RootPlan, background: Background, saver: Saver | None = None) -> None:
+        self.history = History()
+        self.best: Vector | None = None
+        self.snapshot: Vector | None = None  # weights of the record that is being finished
+        self.interrupted = ""  # set by a signal: its name
+        self._plan = plan
+        self.background = background
+        self._saver = saver
+        self._samples = 0  # applied since the start of the run
+        self._epoch = 0  # complete ones
+        self._sums = np.zeros(1 + len(plan.metric_names))
+        self._staleness = np.zeros(2)  # updates of this epoch, sum of their staleness
+        self._evaluation: tuple[Future[Any], Vector, Record] | None = None
+        self._earlier_s = 0.0
+        self._started = self._epoch_started = 0.0
+
+    @property
+    def n_samples(self) -> int:
+        """Samples of an epoch."""
+        return self._plan.n_samples
+
+    def restore(self, checkpoint: Checkpoint, whole_epochs: bool = False) -> None:
+        """Go on from the clock and the history of a checkpoint.
+
+        whole_epochs: the workers begin the epoch anew, since nobody knows where they were.
+        """
+        meta = checkpoint.meta
+        self.history = History.from_json(meta["history"])
+        self.history.stopped = ""
+        self._epoch = meta["epoch"]
+        # The end of a run may have added a record of an epoch that now goes on.
+        self.history.epochs = [r for r in self.history.epochs if r["epoch"] <= self._epoch]
+        self.best = checkpoint.arrays.get("best")
+        if whole_epochs:
+            self._samples = self._epoch * self._plan.n_samples
+        else:
+            self._samples = meta["samples"]
+            self._sums[:] = meta["sums"]
+            self._staleness[:] = meta["staleness"]
+        self._earlier_s = self.history.train_time_s
+
+    def begin(self, master: Master) -> None:
+        """The workers start now."""
+        self._started = self._epoch_started = time.perf_counter()
+        for listener in self._plan.listeners:
+            listener.begin(self, master)
+            listener.epoch_began(self._epoch)
+
+    # What the master reports ------------------------------------------------------------------
+
+    def counted(self, child: int, header: Header, tail: Vector, staleness: int) -> None:
+        """An update of ``child`` has been applied."""
+        self._samples += header.n_samples
+        self._sums += tail[N_TIMES:]
+        self._staleness += [1, staleness]
+        metrics = dict(zip(self._plan.metric_names, tail[N_TIMES + 1 :], strict=True))
+        self.history.add_to_rank(
+            header.sender,
+            header.epoch + (header.batch > 0),
+            header.n_samples,
+            metrics,
+            steps=header.n_steps,
+            busy_s=float(tail[BUSY_S]),
+            wait_s=float(tail[WAIT_S]),
+        )
+
+    def stepped(self, master: Master) -> None:
+        """The version has grown by one."""
+        if not np.isfinite(self._sums[1]):
+            raise TrainingError(
+                f"the loss must be finite, got {self._sums[1]} at version {master.version}; "
+                "lower the learning rate"
+            )
+        logs = self._means()
+        for listener in self._plan.listeners:
+            listener.updated(master.version, int(self._sums[0]), logs)
+        epoch = self._samples // self._plan.n_samples
+        if epoch > self._epoch:
+            self._end_epoch(master, epoch)
+
+    def state_came(self, child: int, state: bytes, leaves: bool) -> None:
+        if self._saver:
+            self._saver.take(child, state, leaves)
+
+    # Epochs -----------------------------------------------------------------------------------
+
+    def _end_epoch(self, master: Master, epoch: int) -> None:
+        """``epoch`` epochs are complete; a large update may have completed several at once."""
+        plan = self._plan
+        # At most one validation at a time: where it is slower than training, training waits
+        # here, so that every epoch has its result.
+        self._collect(master, wait=True)
+        record = self._record(master, epoch)
+        before, self._epoch = self._epoch, epoch
+        last = epoch >= plan.n_epochs
+        every = plan.checkpoint_every
+        if self._saver and (epoch // every > before // every or last):
+            self._saver.poll(master.active)
+            master.ask_states(self._saver.begin(self._draft(master)))
+        every = plan.validate_every
+        self._validate(master, record, due=epoch // every > before // every or last)
+        if not last and not master.stopping:
+            for listener in plan.listeners:
+                listener.epoch_began(epoch)
+
+    def _record(self, master: Master, epoch: int) -> Record:
+        now = time.perf_counter()
+        time_s = max(now - self._epoch_started, 1e-9)
+        n_updates, staleness = self._staleness
+        record = {
+            "epoch": epoch,
+            **self._means(),
+            "samples": int(self._sums[0]),
+            "time_s": time_s,
+            "samples_per_s": float(self._sums[0]) / time_s,
+            "version": master.version,
+            "learning_rate": master.half.learning_rate,
+            "staleness": float(staleness / max(n_updates, 1)),
+        }
+        self._sums[:] = 0.0
+        self._staleness[:] = 0.0
+        self._epoch_started = now
+        return record
+
+    def _means(self) -> dict[str, float]:
+        means = self._sums[1:] / max(self._sums[0], 1.0)
+        return {name: float(v) for name, v in zip(self._plan.metric_names, means, strict=True)}
+
+    def _validate(self, master: Master, record: Record, due: bool) -> None:
+        if self._plan.validate is None or not due:
+            self._finish_record(master, record)
+            return
+        snapshot = master.weights.copy()
+        self._evaluation = (
+            self.background.submit(self._plan.validate, snapshot),
+            snapshot,
+            record,
+        )
+        self._collect(master)
+
+    def _collect(self, master: Master, wait: bool = False) -> None:
+        if self._evaluation is None or not (wait or self._evaluation[0].done()):
+            return
+        future, snapshot, record = self._evaluation
+        self._evaluation = None
+        try:
+            record |= future.result()
+        except CancelledError:
+            log.warning("epoch %d has no validation: the run was interrupted", record["epoch"])
+        else:
+            self._keep_best(snapshot, record)
+        self.snapshot = snapshot
+        self._finish_record(master, record)
+        self.snapshot = None
+
+    def _keep_best(self, snapshot: Vector, record: Record) -> None:
+        metric, best = self._plan.monitor, self.history.best
+        smaller_is_better = not self._plan.larger_is_better
+
+        def cost(value: float) -> float:
+            return math.inf if math.isnan(value) else value if smaller_is_better else -value
+
+        if best is None or best["metric"] != metric or cost(record[metric]) < cost(best["value"]):
+            self.best = snapshot
+            self.history.best = {
+                "metric": metric,
+                "value": record[metric],
+                "epoch": record["epoch"],
+            }
+
+    def _finish_record(self, master: Master, record: Record) -> None:
+        self.history.epochs.append(record)
+        for listener in self._plan.listeners:
+            listener.epoch_ended(record["epoch"] - 1, record)
+        for stopper in self._plan.stoppers:
+            if stopper.reached(self.history.values(stopper.metric)):
+                self.stop(master, str(stopper))
+        if self._saver:
+            rate = master.half.learning_rate  # a callback may just have changed it
+            self._saver.validated(record["epoch"], self._history_text(), self.best, rate)
+
+    # The run ----------------------------------------------------------------------------------
+
+    def stop(self, master: Master, reason: str) -> None:
+        """End the run; ``reason`` goes into the history."""
+        if not master.stopping:
+            self.history.stopped = reason
+            log.info("stopping in epoch %d: %s", self._epoch + 1, reason)
+            master.stop()
+
+    def poll(self, master: Master) -> None:
+        """Take up what has happened beside the loop: validation results, signals."""
+        if self.interrupted:
+            self.stop(master, self.interrupted)
+        self._collect(master)
+        if self._saver:
+            self._saver.poll(master.active)
+
+    def finish(self, master: Master) -> None:
+        """All children have left: last validation, last checkpoint, the history's end."""
+        draft = self._draft(master)
+        if self.interrupted and self._evaluation is not None:
+            futures.wait([self._evaluation[0]], timeout=LAST_VALIDATION_S)
+            self.background.cancelled.set()
+        self._collect(master, wait=True)
+        if self._sums[0] and not self.interrupted:  # samples beyond the last whole epoch
+            self._validate(master, self._record(master, self._epoch + 1), due=True)
+            self._collect(master, wait=True)
+        self.history.stopped = self.history.stopped or "epochs"
+        self._history_text()
+        if self._saver:
+            draft.results = (self._history_text(), self.best, master.half.learning_rate)
+            self._saver.finish(draft)
+        for listener in self._plan.listeners:
+            listener.end()
+
+    def _history_text(self) -> str:
+        self.history.train_time_s = self._earlier_s + time.perf_counter() - self._started
+        return self.history.to_json()
+
+    def _draft(self, master: Master) -> Draft:
+        state = {f"algo/{name}": np.copy(value) for name, value in master.half.state().items()}
+        return Draft(
+            self._epoch,
+            master.version,
+            {"weights": master.weights.copy()} | state,
+            {
+                "samples": self._samples,
+                "sums": self._sums.tolist(),
+                "staleness": self._staleness.tolist(),
+            },
+            set(master.active),
+        )

@@ -1,0 +1,126 @@
+"""Checkpoints of a running job: the master's part at one version, the workers' parts as they come.
+
+A checkpoint begins as a draft: a copy of the master's arrays. Every child that is still active
+is asked, in its next answer, for its local state (where it is in its data, random states, local
+optimizer), which comes with its next message. When all have come, and the epoch's validation
+with them, the file is written in the background.
+"""
+
+import logging
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlo.checkpoint import Arrays, Checkpoint, CheckpointStore
+from nnlo.mpi.evaluate import Background
+from nnlo.mpi.frame import unpack_arrays
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Draft:
+    """A checkpoint in the making.
+
+    results: history, best weights and learning rate, None until the epoch is validated.
+    """
+
+    epoch: int
+    version: int
+    arrays: Arrays
+    meta: dict[str, Any]
+    waiting: set[int]
+    states: dict[int, bytes] = field(default_factory=dict)
+    results: tuple[str, NDArray[np.float32] | None, float] | None = None
+
+
+class Saver:
+    """Writes checkpoints to ``store``; ``identity`` goes into the meta of each."""
+
+    def __init__(
+        self, store: CheckpointStore, background: Background, identity: dict[str, Any]
+    ) -> None:
+        self._store = store
+        self._background = background
+        self._identity = identity
+        self._draft: Draft | None = None
+        self._left: dict[int, bytes] = {}
+        self._writing: Future[Any] | None = None
+        self._saved_version = -1
+
+    def begin(self, draft: Draft) -> set[int]:
+        """Start a checkpoint; return the children to ask. None are asked while one is open,
+        which ``poll`` may have written before."""
+        if self._draft is not None:
+            log.warning(
+                "epoch %d gets no checkpoint: that of epoch %d still waits for ranks %s",
+                draft.epoch,
+                self._draft.epoch,
+                sorted(self._draft.waiting),
+            )
+            return set()
+        self._draft = draft
+        return set(draft.waiting)
+
+    def take(self, child: int, state: bytes, leaves: bool) -> None:
+        """A child's local state has come."""
+        if self._draft is not None and child in self._draft.waiting:
+            self._draft.waiting.discard(child)
+            self._draft.states[child] = state
+        if leaves:
+            self._left[child] = state
+
+    def validated(
+        self, epoch: int, history: str, best: NDArray[np.float32] | None, rate: float
+    ) -> None:
+        """The record of ``epoch`` is complete."""
+        if self._draft is not None and self._draft.epoch == epoch:
+            self._draft.results = (history, best, rate)
+
+    def poll(self, active: frozenset[int]) -> None:
+        """Write the draft if nothing is missing; ``active`` are the children still there."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+        draft = self._draft
+        if draft is None or draft.results is None or draft.waiting & active:
+            return
+        self._draft = None
+        self._write(draft)
+
+    def finish(self, draft: Draft) -> None:
+        """Write the state at the end of the run, unless it has been written already."""
+        self.poll(frozenset())
+        self._draft = None
+        if draft.version != self._saved_version:
+            self._write(draft)
+        self.wait()
+
+    def wait(self) -> None:
+        """Raises CheckpointError if the file could not be written."""
+        if self._writing is not None:
+            path, self._writing = self._writing.result(), None
+            log.info("wrote checkpoint %s", path)
+
+    def _write(self, draft: Draft) -> None:
+        assert draft.results is not None
+        history, best, rate = draft.results
+        arrays = dict(draft.arrays)
+        if best is not None:
+            arrays["best"] = best
+        for child, state in (self._left | draft.states).items():
+            for name, value in unpack_arrays(state).items():
+                arrays[f"worker/{child}/{name}"] = value
+        meta = self._identity | draft.meta
+        meta |= {
+            "version": draft.version,
+            "epoch": draft.epoch,
+            "history": history,
+            "learning_rate": rate,
+        }
+        self.wait()
+        self._saved_version = draft.version
+        checkpoint = Checkpoint(arrays, meta)
+        self._writing = self._background.submit(self._store.save, checkpoint, draft.epoch)

@@ -1,0 +1,75 @@
+"""The master's loop over MPI, and how signals end it in order."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from nnlo.mpi.link import Backoff, ParentEnd
+from nnlo.mpi.master import Master
+from nnlo.mpi.root import Root
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 3.5
+"""Seconds that workers have to say BYE after a signal or an error."""
+
+
+def serve(master: Master, end: ParentEnd, root: Root) -> bool:
+    """Serve the children until all have left; False if some had to be given up."""
+    backoff = Backoff()
+    deadline: float | None = None
+    while not master.finished:
+        arrivals = end.arrivals()
+        try:
+            for child, frame in arrivals:
+                master.receive(child, frame)
+            root.poll(master)
+        except Exception as error:
+            master.fail(error)
+        if arrivals:
+            backoff.reset()
+        else:
+            backoff.sleep()
+        if deadline is None and (root.interrupted or master.error):
+            deadline = time.perf_counter() + GRACE_S
+        if deadline is not None and time.perf_counter() > deadline:
+            log.warning("ranks %s did not end in %.1f s", sorted(master.active), GRACE_S)
+            return False
+    return True
+
+
+@contextmanager
+def signals(root: Root) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGUSR1 end the run in order."""
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        root.interrupted = f"interruption ({signal.Signals(number).name})"
+
+    with _handlers(note):
+        yield
+
+
+@contextmanager
+def ignored_signals() -> Iterator[None]:
+    """Workers go on until rank 0, which gets the same signal, tells them to stop."""
+    with _handlers(signal.SIG_IGN):
+        yield
+
+
+@contextmanager
+def _handlers(handler: Any) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    try:
+        before = {number: signal.signal(number, handler) for number in numbers}
+    except ValueError:  # not the main thread: the program that embeds us handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

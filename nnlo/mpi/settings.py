@@ -1,0 +1,69 @@
+"""What a training run is told besides its model, data and algorithm."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nnlo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """The numbers and names of a run.
+
+    num_epochs: passes over the training data, >= 1.
+    synchronous: rounds of updates instead of single ones; quorum: the share of the workers in
+        (0, 1] that closes a round.
+    seed: >= 0; of initial weights, order of samples and random layers.
+    metrics: names beside the loss; None for what fits the loss.
+    validate_every, checkpoint_interval: epochs.
+    monitor: the validation metric whose best weights are kept.
+    early_stopping: "metric,[~]<|>,patience". target_metric: "metric,<|>,value".
+    checkpoint: path of the checkpoints without "-<epoch>.npz", or None for none.
+    restore: a checkpoint file, or such a path, of which the newest whole file is taken.
+    timeline: note what each rank does when.
+    """
+
+    num_epochs: int = 1
+    synchronous: bool = False
+    quorum: float = 1.0
+    seed: int = 0
+    metrics: tuple[str, ...] | None = None
+    validate_every: int = 1
+    monitor: str = "val_loss"
+    early_stopping: str | None = None
+    target_metric: str | None = None
+    checkpoint: Path | None = None
+    checkpoint_interval: int = 5
+    restore: Path | None = None
+    timeline: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "validate_every", "checkpoint_interval"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(
+                    f"{name} must be a whole number of epochs, at least 1, got {value!r}"
+                )
+        for name in ("checkpoint", "restore"):
+            if getattr(self, name) is not None:  # users write paths as texts
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigError(f"seed must be a whole number, not negative, got {self.seed!r}")
+        if not 0.0 < self.quorum <= 1.0:
+            raise ConfigError(f"quorum must be in (0, 1], got {self.quorum}; 1 waits for all")
+        if self.quorum != 1.0 and not self.synchronous:
+            raise ConfigError(
+                f"quorum must go with synchronous mode, got {self.quorum} without it; "
+                "add --synchronous or leave the quorum out"
+            )
+
+    @classmethod
+    def make(cls, **settings: Any) -> "RunSettings":
+        """Raises ConfigError for a setting that does not exist."""
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise ConfigError(
+                f"settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}"
+            )
+        return cls(**settings)

@@ -1,0 +1,152 @@
+"""Runs that are interrupted or killed, and go on from a checkpoint."""
+
+import json
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.distributed.conftest import command, environment
+
+pytest.importorskip("torch")
+
+pytestmark = pytest.mark.distributed
+
+EPOCHS = 12
+
+
+def start(digits, folder, n_ranks, *arguments):
+    """A run in the background, and where its history will be."""
+    lists = ("--train-data", digits / "train_digits.list", "--val-data")
+    words = command(
+        n_ranks, "--model", digits / "tiny.py", *lists, digits / "test_digits.list", *arguments
+    )
+    return subprocess.Popen(
+        [*words, "--output", str(folder / "runs")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=folder,
+    )
+
+
+def wait_for(condition, limit_s=60.0):
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+def checkpoints(folder, trial):
+    return sorted((folder / "runs" / f"tiny-{trial}" / "checkpoints").glob("cp-*.npz"))
+
+
+def outcome(folder, trial):
+    """Final weights, and the history without times."""
+    run = folder / "runs" / f"tiny-{trial}"
+    with np.load(run / "weights.npz") as arrays:
+        weights = np.concatenate([arrays[name].ravel() for name in arrays.files])
+    epochs = json.loads((run / "history.json").read_text())["epochs"]
+    timeless = [
+        {k: v for k, v in row.items() if k not in ("time_s", "samples_per_s")} for row in epochs
+    ]
+    return weights, timeless
+
+
+def assert_same(folder, one, other):
+    (weights, epochs), (same_weights, same_epochs) = outcome(folder, one), outcome(folder, other)
+    np.testing.assert_array_equal(weights, same_weights)
+    assert epochs == same_epochs
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "more", "how"),
+    [
+        (1, (), "killed"),
+        (1, (), "interrupted"),
+        (2, (), "killed"),
+        (3, ("--synchronous",), "killed"),
+        (3, ("--synchronous", "--sync-every", "3"), "interrupted"),
+    ],
+)
+def test_a_run_that_was_stopped_and_restored_equals_one_that_was_not(
+    train, digits, tmp_path, n_ranks, more, how
+):
+    words = ("--epochs", EPOCHS, "--batch", 25, "--seed", 3, *more)
+    assert train(n_ranks, *words, "--trial-name", "whole").code == 0
+    saving = ("--checkpoint", "cp", "--checkpoint-interval", 2, "--trial-name", "cut")
+    run = start(digits, tmp_path, n_ranks, *words[:1], 100_000, *words[2:], *saving)
+    wait_for(lambda: len(checkpoints(tmp_path, "cut")) >= 2)
+    if how == "killed":
+        run.kill()
+    else:
+        run.send_signal(signal.SIGINT)
+    output = run.communicate(timeout=30)[0]
+    assert run.returncode == (130 if how == "interrupted" else -signal.SIGKILL), output
+    newest = json.loads(str(np.load(checkpoints(tmp_path, "cut")[-1])["meta"]))
+    total = max(EPOCHS, newest["epoch"] + 1)
+    if total > EPOCHS:  # this machine was quicker than the signal
+        assert train(n_ranks, "--epochs", total, *words[2:], "--trial-name", "whole").code == 0
+    ended = train(n_ranks, "--epochs", total, *words[2:], *saving, "--restore", "cp")
+    assert ended.code == 0, ended.output
+    assert_same(tmp_path, "whole", "cut")
+
+
+def test_ctrl_c_ends_all_ranks_within_five_seconds_with_a_checkpoint(digits, tmp_path):
+    words = ("--epochs", 100_000, "--checkpoint", "cp", "--trial-name", "c")
+    run = start(digits, tmp_path, 3, *words)
+    log = tmp_path / "runs" / "tiny-c" / "log.txt"
+    wait_for(lambda: log.is_file() and "epoch 1/" in log.read_text())
+    before = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    output = run.communicate(timeout=30)[0]
+    assert time.monotonic() - before < 5.0
+    assert run.returncode == 130, output
+    assert checkpoints(tmp_path, "c")
+    assert "SIGUSR1" in json.loads((log.parent / "history.json").read_text())["stopped"]
+
+
+def test_a_checkpoint_of_another_model_or_too_few_epochs_is_refused(train, digits, tmp_path):
+    words = ("--checkpoint", "cp", "--checkpoint-interval", 1)
+    assert train(1, "--epochs", 1, *words).code == 0
+    again = train(1, "--epochs", 1, "--restore", "cp")
+    assert again.code == 1
+    assert "num_epochs must be above the 1 epochs" in again.output
+    other = train(1, "--epochs", 2, "--restore", "cp", "--param", "width=8")
+    assert other.code == 1
+    assert "of the same manifest" in other.output
+    missing = train(1, "--epochs", 2, "--restore", "dp")
+    assert "a checkpoint must be at" in missing.output
+
+
+def test_another_number_of_workers_goes_on_from_the_epoch_of_the_checkpoint(train, tmp_path):
+    words = ("--batch", 20, "--checkpoint", "cp", "--checkpoint-interval", 1)
+    assert train(3, "--epochs", 2, *words).code == 0
+    ended = train(2, "--epochs", 4, *words, "--restore", "cp")
+    assert ended.code == 0, ended.output
+    epochs = outcome(tmp_path, "train")[1]
+    assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
+    assert epochs[-1]["val_loss"] < epochs[1]["val_loss"]
+
+
+def test_no_process_outlives_a_killed_launcher(digits, tmp_path):
+    run = start(digits, tmp_path, 3, "--epochs", 100_000, "--trial-name", "k")
+    log = tmp_path / "runs" / "tiny-k" / "log.txt"
+    wait_for(lambda: log.is_file() and "epoch 1/" in log.read_text())
+    run.kill()
+    run.communicate(timeout=30)
+
+    def ours():
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has just ended
+                found += [entry] * (str(tmp_path) in entry.read_text())
+        return found
+
+    wait_for(lambda: not ours(), limit_s=15)

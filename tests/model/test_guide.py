@@ -1,0 +1,40 @@
+"""What docs/models.md and examples/ show works."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnlo.model import load_builder
+from nnlo.model.losses import ALIASES, LOSSES, METRICS
+from nnlo.model.make import build_adapter
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "models.md").read_text()
+
+
+def test_file_of_the_guide_is_a_model(tmp_path):
+    pytest.importorskip("keras")
+    (tmp_path / "mine.py").write_text(re.search("```python\n(.*?)```", GUIDE, re.DOTALL)[1])
+    builder = load_builder(tmp_path / "mine.py", width=8)
+    assert builder.train_files() == ["train_0.h5", "train_1.h5"]
+    assert build_adapter(builder).predict(np.zeros((2, 28, 28, 1))).shape == (2, 10)
+
+
+def test_guide_names_every_loss_and_metric():
+    missing = [
+        name for name in (*LOSSES, *METRICS, "mse", "mae", "acc") if f"`{name}`" not in GUIDE
+    ]
+    assert missing == []
+    assert {"mse", "mae", "acc"} <= set(ALIASES)
+
+
+@pytest.mark.parametrize("name", ["example_mnist", "example_mnist_torch"])
+def test_example_takes_a_step_on_images(name):
+    pytest.importorskip("torch" if "torch" in name else "keras")
+    builder = load_builder(ROOT / "examples" / f"{name}.py")
+    adapter = build_adapter(builder, optimizer="sgd", seed=0)
+    x, y = np.zeros((4, 28, 28, 1), np.float32), np.eye(10, dtype=np.float32)[:4]
+    assert builder.name == name
+    assert adapter.train_step((x, y))[0] == 4

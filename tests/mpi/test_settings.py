@@ -1,0 +1,54 @@
+"""Numbers of a run that cannot be."""
+
+import pytest
+
+from nnlo.errors import ConfigError
+from nnlo.mpi.settings import RunSettings
+from nnlo.mpi.topology import Topology
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs must be a whole number of .*, got 0"),
+        (
+            {"validate_every": -1},
+            "validate_every must be a whole number of .*, got -1",
+        ),
+        (
+            {"checkpoint_interval": 0},
+            "checkpoint_interval must be a whole number of .*, got 0",
+        ),
+        ({"seed": -1}, "seed must be a whole number, not negative, got -1"),
+        ({"quorum": 0.0, "synchronous": True}, r"quorum must be in \(0, 1\], got 0.0"),
+        ({"quorum": 1.5, "synchronous": True}, r"quorum must be in \(0, 1\], got 1.5"),
+        ({"quorum": float("nan"), "synchronous": True}, r"quorum must be in \(0, 1\], got nan"),
+        ({"quorum": 0.5}, "quorum must go with synchronous mode, got 0.5"),
+        ({"epochs": 3}, "settings must be among checkpoint, .*, got epochs"),
+        ({"zeta": 1, "alpha": 2}, "got alpha, zeta"),
+    ],
+)
+def test_a_bad_setting_is_a_config_error_that_names_it(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        RunSettings.make(**setting)
+
+
+def test_good_settings_are_kept():
+    settings = RunSettings.make(num_epochs=3, synchronous=True, quorum=0.95, seed=0)
+    assert (settings.num_epochs, settings.quorum, settings.monitor) == (3, 0.95, "val_loss")
+    assert RunSettings.make() == RunSettings()
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "workers"), [(1, (0,)), (2, (1,)), (3, (1, 2)), (7, (1, 2, 3, 4, 5, 6))]
+)
+def test_every_rank_but_the_first_works_unless_it_is_alone(n_ranks, workers):
+    topology = Topology(n_ranks)
+    assert topology.workers == workers
+    assert topology.n_workers == len(workers)
+    assert [topology.worker_index(rank) for rank in workers] == list(range(len(workers)))
+
+
+def test_a_run_without_ranks_is_refused():
+    with pytest.raises(ConfigError, match="at least one rank, got 0"):
+        Topology(0)

@@ -1,0 +1,73 @@
+"""Each file of examples/ does what it says, for one short epoch."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnlo.data.fetch import write_dataset
+from tests.program import run_here
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+PROGRAMS = {"train_with_callbacks", "own_data", "simulate_downpour"}
+MODELS = {"example_mnist", "example_mnist_torch"}
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """A folder with 200 + 50 real digits, blown up to the size of mnist's."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = np.kron(15 * digits.images[:250], np.ones((3, 3))).astype(np.uint8)
+    x, y = np.pad(pixels, ((0, 0), (2, 2), (2, 2))), digits.target[:250].astype(np.uint8)
+    folder = tmp_path_factory.mktemp("images")
+    parts = {"x_train": x[:200], "y_train": y[:200], "x_test": x[200:], "y_test": y[200:]}
+    np.savez(folder / "blown_up.npz", **parts)
+    write_dataset("mnist", folder, folder / "blown_up.npz", train_files=2, test_files=1)
+    return folder
+
+
+def test_no_example_is_left_out():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == PROGRAMS | MODELS
+
+
+def test_callbacks_run_and_write_their_files(tmp_path):
+    program = EXAMPLES / "train_with_callbacks.py"
+    output = run_here(tmp_path, "nnlorun", "-n", "3", str(program), "--epochs", "1")
+    assert "stopped by epochs in epoch 1" in output
+    written = {path.name for path in (tmp_path / "runs/callbacks").iterdir()}
+    assert written == {"history.json", "log.csv", "best.keras"}
+
+
+def test_tables_of_ones_own_train_on_two_workers(tmp_path):
+    program = str(EXAMPLES / "own_data.py")
+    output = run_here(tmp_path, "nnlorun", "-n", "3", program, "--epochs", "1")
+    assert re.search(r"validation loss \d\.\d+ after epoch 1, the best", output), output
+    files = sorted(str(path) for path in (tmp_path / "data").iterdir())
+    assert len(files) == 5
+    output = run_here(tmp_path, "python", program, *files, "--epochs", "1")
+    assert "the best" in output
+
+
+def test_the_simulation_prints_a_row_for_each_algorithm(tmp_path):
+    program = str(EXAMPLES / "simulate_downpour.py")
+    output = run_here(
+        tmp_path, "python", program, "--workers", "2", "--epochs", "1", "--batch", "100"
+    )
+    rows = re.findall(r"^ +2 +\d\.\d+ +(0\.\d{3})  \w", output, re.MULTILINE)
+    assert len(rows) == 4, output
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_model_files_train_by_their_command_line(name, images):
+    pytest.importorskip("torch" if "torch" in name else "tensorflow")
+    program = ("nnlorun", "-n", "3", "TrainingDriver", "--model", str(EXAMPLES / f"{name}.py"))
+    run_here(images, *program, "--epochs", "1", "--batch", "50")
+    history = json.loads((images / "runs" / f"{name}-train" / "history.json").read_text())
+    assert [record["epoch"] for record in history["epochs"]] == [1]
+    assert "val_accuracy" in history["epochs"][0]

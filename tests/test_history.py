@@ -1,0 +1,41 @@
+"""The history of a run as a file."""
+
+import json
+
+from nnlo.history import History
+
+EPOCHS = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 0.125}]
+
+
+def test_a_history_comes_back_from_its_text():
+    best = {"metric": "val_loss", "value": 0.125, "epoch": 2}
+    ranks = {"1": [{"epoch": 1, "samples": 12}]}
+    history = History(EPOCHS, ranks, best, "epochs", 1.5)
+    assert History.from_json(history.to_json()) == history
+
+
+def test_the_file_is_json_with_the_documented_keys(tmp_path):
+    History(EPOCHS).save(tmp_path / "run" / "history.json")
+    content = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert set(content) == {"schema", "epochs", "ranks", "best", "stopped", "train_time_s"}
+    assert content["schema"] == 1
+    assert content["epochs"] == EPOCHS
+    assert content["best"] is None
+
+
+def test_numbers_come_back_to_the_last_bit():
+    value = 0.1 + 0.2
+    history = History([{"epoch": 1, "loss": value}], train_time_s=value)
+    again = History.from_json(history.to_json())
+    assert again.epochs[0]["loss"] == again.train_time_s == value
+
+
+def test_values_are_those_of_the_epochs_that_have_the_metric():
+    assert History(EPOCHS).values("loss") == [0.5, 0.25]
+    assert History(EPOCHS).values("val_loss") == [0.125]
+    assert History(EPOCHS).values("accuracy") == []
+
+
+def test_two_histories_share_nothing():
+    History().epochs.append({"epoch": 1})
+    assert History().epochs == []
