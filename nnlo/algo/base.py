@@ -31,6 +31,8 @@ class Update(NamedTuple):
 class WorkerHalf(Protocol):
     """What a worker does around one exchange; between two exchanges it just trains."""
 
+    rate: float  # factor on its own learning rate if it has one, set from the master's answers
+
     def pull(self, weights: Vector) -> None:
         """Learn the master's present ``weights`` right before a push; where the algorithm
         ``pulls``, else never called."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nnlo.errors import ProtocolError
 
 HEADER_BYTES = 64
-_LAYOUT = struct.Struct("<BBHIQQIIIIddQ")
+_LAYOUT = struct.Struct("<BBHIQQIIIIdIIQ")
 _ALIGN = 64
 
 BUSY_S, WAIT_S = 0, 1
@@ -37,6 +37,12 @@ class Kind(IntEnum):
     ERROR = 3  # up: the child raised; extra holds the text; answered by FINAL
     WEIGHTS = 4  # down
     FINAL = 5  # down: header only
+    PULL = 6  # up: header only; answered by WEIGHTS, an UPDATE follows
+    ACK = 7  # down: header only, to whom needs no weights
+    REDUCE = 8  # among the members of a ring: replaced by the mean over all of them
+
+
+_BARE = (Kind.FINAL, Kind.PULL, Kind.ACK)  # header only
 
 
 class Flag(IntFlag):
@@ -46,6 +52,7 @@ class Flag(IntFlag):
     HAS_STATE = 2  # up: extra holds the child's local state
     STOP = 4  # down: the run ends, say BYE
     SAVE = 8  # down: a checkpoint is being made, send your local state with the next UP
+    NO_WEIGHTS = 16  # up: the answer need not bring weights
 
 
 class Header(NamedTuple):
@@ -60,8 +67,9 @@ class Header(NamedTuple):
     epoch: int = 0  # up: position of the child in its data after this update
     batch: int = 0
     layout: int = 0  # 32 bits of the manifest's hash
-    rate: float = 1.0  # down: factor on the learning rate of local optimizers
-    spare: float = 0.0
+    rate: float = 1.0  # factor on learning rates: down, and from a ring's members to each other
+    n_merged: int = 1  # up: workers' updates in the update
+    spare: int = 0
     n_extra: int = 0  # bytes after the vector
 
 
@@ -120,7 +128,7 @@ class Frame:
     @property
     def message(self) -> NDArray[np.uint8]:
         """The bytes to send."""
-        if self.header.kind is Kind.FINAL:
+        if self.header.kind in _BARE:
             return self.buffer[:HEADER_BYTES]
         return self.buffer[: self._end + self.header.n_extra]
 
