@@ -1,4 +1,4 @@
-"""GetData: write a well-known data set as HDF5 pieces and list files."""
+"""GetData: write a data set as HDF5 pieces and list files."""
 
 import argparse
 import sys
@@ -15,7 +15,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         lists = write_dataset(
-            options.name, options.out, options.source, options.train_files, options.test_files
+            options.name,
+            options.out,
+            options.source,
+            options.train_files,
+            options.test_files,
+            options.samples,
         )
     except NNLOError as error:
         print(f"GetData: error: {error}", file=sys.stderr)
@@ -45,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--test-files", type=int, default=4, metavar="N", help="test pieces (default: 4)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="showers of calo3d, a fifth of them for the test (default: 1000)",
     )
     return parser
 

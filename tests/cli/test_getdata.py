@@ -2,6 +2,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 from nnlo.cli.getdata import main
@@ -14,6 +15,14 @@ def test_pieces_and_lists_are_written_where_asked(tmp_path, capsys):
     assert len(read_list(tmp_path / "train_digits.list")) == 3
     assert len(read_list(tmp_path / "test_digits.list")) == 2
     assert "train_digits.list: 3 files" in capsys.readouterr().out
+
+
+def test_showers_are_made_in_the_number_asked_for(tmp_path):
+    pieces = ["--train-files", "2", "--test-files", "1"]
+    assert main(["calo3d", "--out", str(tmp_path), "--samples", "10", *pieces]) == 0
+    with h5py.File(read_list(tmp_path / "test_calo3d.list")[0]) as file:
+        assert file["X"].shape == (2, 25, 25, 25, 1)
+        assert file["y"].shape == (2,)
 
 
 def test_current_directory_is_the_default(tmp_path, monkeypatch):

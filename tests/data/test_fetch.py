@@ -11,6 +11,7 @@ import pytest
 
 from nnlo.data import H5Data, originals, read_list
 from nnlo.data.fetch import dataset_files, write_dataset
+from nnlo.data.showers import make_showers
 from nnlo.errors import DataError
 
 
@@ -98,6 +99,18 @@ def test_cifar10_is_read_from_all_its_published_forms(tmp_path, form, write):
     np.testing.assert_array_equal(x[12, :, :, 1], green)
 
 
+@pytest.mark.parametrize("n_files", [1, 3])
+def test_showers_are_the_same_in_any_number_of_pieces(tmp_path, n_files):
+    lists = write_dataset("calo3d", tmp_path, None, n_files, n_files, samples=20)
+    data = H5Data(64, "X", "y", shuffle=False)
+    data.set_files([file for path in lists for file in read_list(path)])
+    x, y = map(np.concatenate, zip(*data.epoch(0), strict=True))
+    expected = make_showers(20)
+    np.testing.assert_array_equal(x, expected[0])
+    np.testing.assert_array_equal(y, expected[1])
+    assert sum(len(h5py.File(file)["y"]) for file in read_list(lists[1])) == 4
+
+
 def test_lists_name_pieces_relative_so_that_the_folder_can_be_moved(tmp_path):
     train, _ = write_dataset("digits", tmp_path / "a", train_files=3, test_files=1)
     (tmp_path / "a").rename(tmp_path / "b")
@@ -176,9 +189,12 @@ def test_file_that_is_no_mnist_is_an_error(tmp_path, content):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("letters",), "one of digits, mnist, cifar10, got letters"),
+        (("letters",), "one of digits, mnist, cifar10, calo3d, got letters"),
         (("digits", "mnist.npz"), "source must exist"),
         (("digits", __file__), "from scikit-learn"),
+        (("calo3d", __file__), "made by NNLO"),
+        (("calo3d", None, 1, 1, 4), "at least 5, got 4"),
+        (("digits", None, 1, 1, 10), "must be of calo3d, got 10 of digits"),
         (("digits", None, 1501), "from 1 to the 1500 samples"),
         (("digits", None, 1, 0), "pass another --test-files"),
     ],
