@@ -18,6 +18,8 @@ class RunSettings:
     metrics: names beside the loss; None for what fits the loss.
     validate_every, checkpoint_interval: epochs.
     monitor: the validation metric whose best weights are kept.
+    recalibrate: training batches from which the state S (BatchNorm statistics) of validated and
+        final weights is taken anew; 0 keeps the one that training has left.
     early_stopping: "metric,[~]<|>,patience". target_metric: "metric,<|>,value".
     checkpoint: path of the checkpoints without "-<epoch>.npz", or None for none.
     restore: a checkpoint file, or such a path, of which the newest whole file is taken.
@@ -31,6 +33,7 @@ class RunSettings:
     metrics: tuple[str, ...] | None = None
     validate_every: int = 1
     monitor: str = "val_loss"
+    recalibrate: int = 0
     early_stopping: str | None = None
     target_metric: str | None = None
     checkpoint: Path | None = None
@@ -45,6 +48,11 @@ class RunSettings:
                 raise ConfigError(
                     f"{name} must be a whole number of epochs, at least 1, got {value!r}"
                 )
+        if not isinstance(self.recalibrate, int) or self.recalibrate < 0:
+            raise ConfigError(
+                f"recalibrate must be a whole number of batches, not negative, "
+                f"got {self.recalibrate!r}"
+            )
         for name in ("checkpoint", "restore"):
             if getattr(self, name) is not None:  # users write paths as texts
                 object.__setattr__(self, name, Path(getattr(self, name)))
