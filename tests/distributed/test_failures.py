@@ -1,7 +1,6 @@
 """Runs that cannot work: one message that names the remedy, a code that is not 0, no hang."""
 
 import re
-import subprocess
 import sys
 
 import h5py
@@ -118,7 +117,7 @@ def test_an_exception_in_user_code_on_one_worker_shows_rank_host_and_traceback(
 ):
     (tmp_path / "tiny.py").write_text((digits / "tiny.py").read_text())
     (tmp_path / "raises.py").write_text(RAISES)
-    ended = train(3, "--model", tmp_path / "raises.py", limit_s=60)
+    ended = train(3, "--model", tmp_path / "raises.py")
     assert ended.code == 1
     assert ended.output.count("Traceback (most recent call last)") == 1
     assert "rank 2 on " in ended.errors[0]
@@ -151,7 +150,7 @@ def get_model():
 def test_sys_exit_in_the_model_of_a_worker_does_not_hang(train, digits, tmp_path):
     (tmp_path / "tiny.py").write_text((digits / "tiny.py").read_text())
     (tmp_path / "exits.py").write_text(EXITS)
-    ended = train(3, "--model", tmp_path / "exits.py", limit_s=60)
+    ended = train(3, "--model", tmp_path / "exits.py")
     assert ended.code == 1
     assert "rank 1 on " in ended.errors[0]
     assert "SystemExit: 3" in ended.output
@@ -187,9 +186,9 @@ link.barrier(comm)
 
 
 @pytest.mark.parametrize(("word", "code"), [("exit", 4), ("raise", 1)])
-def test_a_script_that_ends_on_one_rank_ends_on_all(tmp_path, word, code):
+def test_a_script_that_ends_on_one_rank_ends_on_all(launch, tmp_path, word, code):
     (tmp_path / "script.py").write_text(SCRIPT)
-    start = [sys.executable, "-m", "nnlo.cli.launch", "-n", "3", tmp_path / "script.py", word]
-    ended = subprocess.run(start, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == code
-    assert ("IndexError" in ended.stderr) == (word == "raise")
+    words = [sys.executable, "-m", "nnlo.cli.launch", "-n", 3, tmp_path / "script.py", word]
+    ended = launch(words).ended()
+    assert ended.code == code
+    assert ("IndexError" in ended.output) == (word == "raise")

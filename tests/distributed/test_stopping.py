@@ -2,45 +2,16 @@
 
 import json
 import signal
-import subprocess
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-from tests.distributed.conftest import command, environment
 
 pytest.importorskip("torch")
 
 pytestmark = pytest.mark.distributed
 
 EPOCHS = 12
-
-
-def start(digits, folder, n_ranks, *arguments):
-    """A run in the background, and where its history will be."""
-    lists = ("--train-data", digits / "train_digits.list", "--val-data")
-    words = command(
-        n_ranks, "--model", digits / "tiny.py", *lists, digits / "test_digits.list", *arguments
-    )
-    return subprocess.Popen(
-        [*words, "--output", str(folder / "runs")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        cwd=folder,
-    )
-
-
-def wait_for(condition, limit_s=60.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
 
 
 def checkpoints(folder, trial):
@@ -76,19 +47,17 @@ def assert_same(folder, one, other):
     ],
 )
 def test_a_run_that_was_stopped_and_restored_equals_one_that_was_not(
-    train, digits, tmp_path, n_ranks, more, how
+    train, start, tmp_path, n_ranks, more, how
 ):
     words = ("--epochs", EPOCHS, "--batch", 25, "--seed", 3, *more)
     assert train(n_ranks, *words, "--trial-name", "whole").code == 0
     saving = ("--checkpoint", "cp", "--checkpoint-interval", 2, "--trial-name", "cut")
-    run = start(digits, tmp_path, n_ranks, *words[:1], 100_000, *words[2:], *saving)
-    wait_for(lambda: len(checkpoints(tmp_path, "cut")) >= 2)
-    if how == "killed":
-        run.kill()
-    else:
-        run.send_signal(signal.SIGINT)
-    output = run.communicate(timeout=30)[0]
-    assert run.returncode == (130 if how == "interrupted" else -signal.SIGKILL), output
+    run = start(n_ranks, *words[:1], 100_000, *words[2:], *saving)
+    run.until(lambda: len(checkpoints(tmp_path, "cut")) >= 2)
+    run.process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
+    stopped = run.ended(30)
+    assert stopped.code == (130 if how == "interrupted" else -signal.SIGKILL), stopped.output
+    run.gone(60)  # it must write no more checkpoint
     newest = json.loads(str(np.load(checkpoints(tmp_path, "cut")[-1])["meta"]))
     total = max(EPOCHS, newest["epoch"] + 1)
     if total > EPOCHS:  # this machine was quicker than the signal
@@ -98,16 +67,19 @@ def test_a_run_that_was_stopped_and_restored_equals_one_that_was_not(
     assert_same(tmp_path, "whole", "cut")
 
 
-def test_ctrl_c_ends_all_ranks_within_five_seconds_with_a_checkpoint(digits, tmp_path):
-    words = ("--epochs", 100_000, "--checkpoint", "cp", "--trial-name", "c")
-    run = start(digits, tmp_path, 3, *words)
+def first_epoch_ended(log):
+    return lambda: log.is_file() and "epoch 1/" in log.read_text()
+
+
+def test_ctrl_c_ends_all_ranks_within_five_seconds_with_a_checkpoint(start, tmp_path):
+    run = start(3, "--epochs", 100_000, "--checkpoint", "cp", "--trial-name", "c")
     log = tmp_path / "runs" / "tiny-c" / "log.txt"
-    wait_for(lambda: log.is_file() and "epoch 1/" in log.read_text())
+    run.until(first_epoch_ended(log))
     before = time.monotonic()
-    run.send_signal(signal.SIGINT)
-    output = run.communicate(timeout=30)[0]
+    run.process.send_signal(signal.SIGINT)
+    stopped = run.ended(30)
     assert time.monotonic() - before < 5.0
-    assert run.returncode == 130, output
+    assert stopped.code == 130, stopped.output
     assert checkpoints(tmp_path, "c")
     assert "SIGUSR1" in json.loads((log.parent / "history.json").read_text())["stopped"]
 
@@ -135,18 +107,9 @@ def test_another_number_of_workers_goes_on_from_the_epoch_of_the_checkpoint(trai
     assert epochs[-1]["val_loss"] < epochs[1]["val_loss"]
 
 
-def test_no_process_outlives_a_killed_launcher(digits, tmp_path):
-    run = start(digits, tmp_path, 3, "--epochs", 100_000, "--trial-name", "k")
-    log = tmp_path / "runs" / "tiny-k" / "log.txt"
-    wait_for(lambda: log.is_file() and "epoch 1/" in log.read_text())
-    run.kill()
-    run.communicate(timeout=30)
-
-    def ours():
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):  # it has just ended
-                found += [entry] * (str(tmp_path) in entry.read_text())
-        return found
-
-    wait_for(lambda: not ours(), limit_s=15)
+def test_no_process_outlives_a_killed_launcher(start, tmp_path):
+    run = start(3, "--epochs", 100_000, "--trial-name", "k")
+    run.until(first_epoch_ended(tmp_path / "runs" / "tiny-k" / "log.txt"))
+    assert len(run.processes()) >= 5  # nnlorun, mpirun, three ranks
+    run.process.kill()
+    run.gone(15)
