@@ -130,7 +130,23 @@ class TrainOptions:
         'e.g. "val_accuracy,>,0.97": stop there (default: none)',
         metavar="METRIC,OP,VALUE",
     )
+    recalibrate: int = option(
+        STOP,
+        0,
+        "training batches from which BatchNorm statistics of validated and final weights are "
+        "taken anew (default: 0, those that training has left)",
+        int,
+    )
     best_metric: str = option(STOP, "val_loss", "metric whose best weights are kept")
+
+    callbacks: tuple[str, ...] = option(
+        STOP,
+        (),
+        "e.g. early_stopping:patience=5 warmup:batches=500: Keras' callbacks, and warmup, cosine, "
+        "step (docs/callbacks.md)",
+        list,
+        metavar="NAME[:KEY=VALUE,...]",
+    )
 
     output: str = option(OUT, "runs", "folder of all runs", metavar="DIR")
     trial_name: str = option(OUT, "train", "the run's folder is OUTPUT/MODEL-NAME", metavar="NAME")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nnlo import log as logs
 from nnlo.algo import Algo
 from nnlo.algo.downpour import Downpour
+from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
 from nnlo.cli.options import TrainOptions, parse, speak_first
@@ -164,6 +165,7 @@ def _make_manager(
         loss=loss,
         train_list=lists[0],
         val_list=lists[1],
+        callbacks=make_callbacks(options.callbacks) if comm is None or comm.rank == 0 else (),
         listeners=_listeners(options, folder),
         num_epochs=options.epochs,
         synchronous=options.synchronous,
@@ -172,6 +174,7 @@ def _make_manager(
         metrics=options.metrics or None,
         validate_every=options.validate_every,
         monitor=options.best_metric,
+        recalibrate=options.recalibrate,
         early_stopping=options.early_stopping,
         target_metric=options.target_metric,
         checkpoint=folder.checkpoint(options.checkpoint),
