@@ -35,6 +35,9 @@ START_LIMIT_S = 180.0
 """What a start may take on a busy machine; pytest-timeout ends the whole test at 300."""
 
 
+_PYTHON = [Path(sys.executable).name]
+
+
 @dataclass
 class Ended:
     """How a run ended. output: stdout and stderr together."""
@@ -111,12 +114,11 @@ class Run:
         states = [_state(pid) for pid in self.processes()]
         # The ranks first: what they say comes through the launcher. Python's fault handler
         # writes what each thread is at; a rank that is stuck in C has its last Python line.
-        for is_launcher in (False, True):
-            for pid in self.processes():
-                if ("nnlo.cli.launch" in _words(pid)) == is_launcher and "mpirun" not in _words(
-                    pid
-                ):
-                    _send(pid, signal.SIGABRT)
+        pythons = {p: w for p in self.processes() if (w := _words(p))[:1] == _PYTHON}
+        launchers = {pid for pid, words in pythons.items() if "nnlo.cli.launch" in words}
+        for group in (pythons.keys() - launchers, launchers):
+            for pid in group:
+                _send(pid, signal.SIGABRT)
             time.sleep(1.5)
         logs = [f"-- {path}\n{path.read_text()}" for path in self.folder.rglob("log.txt")]
         return "\n".join(["-- processes", *states, "-- output", self.output, *logs])
@@ -137,10 +139,12 @@ def _send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _words(pid: int) -> str:
+def _words(pid: int) -> list[str]:
+    """The command line of a process, its program without a folder."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
+        program, *words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        return [Path(program).name, *words]
+    return []
 
 
 def _state(pid: int) -> str:
@@ -148,7 +152,7 @@ def _state(pid: int) -> str:
     with suppress(OSError):
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
         waits_in = Path(f"/proc/{pid}/wchan").read_text()
-        return f"{pid} {state} parent {parent} in {waits_in}: {_words(pid)[:200]}"
+        return f"{pid} {state} parent {parent} in {waits_in}: {' '.join(_words(pid))[:200]}"
     return f"{pid} has just ended"
 
 
