@@ -28,7 +28,8 @@ class ModelAdapter(Protocol):
     manifest: Manifest
     metric_names: tuple[str, ...]  # names of the entries of Sums after n_samples: ("loss", ...)
     suffix: str  # of the file that ``save`` writes: ".keras" or ".pt"
-    learning_rate: float  # of the local optimizer; settable; used by train_step only
+    learning_rate: float  # of the local optimizer; settable; used by its steps only
+    has_gradient: bool  # False for a model with its own train_step: it takes local steps only
 
     @property
     def model(self) -> Any:
@@ -44,7 +45,16 @@ class ModelAdapter(Protocol):
         """Write d(mean loss over the batch)/dT to ``out[:n_trainable]``; T stays as it was.
 
         ``out[n_trainable:]`` receives the state S after the batch (BatchNorm statistics moved
-        by one training step). ``out`` has shape ``(manifest.size,)``.
+        by one training step). ``out`` has shape ``(manifest.size,)``. ModelError where
+        ``has_gradient`` is False.
+        """
+
+    def apply_gradient(self, vector: Vector) -> None:
+        """Take one step of the local optimizer along a given mean gradient.
+
+        vector: shape ``(manifest.size,)``, only read: ``[:n_trainable]`` is the gradient,
+        clipped as in ``train_step``; ``[n_trainable:]`` becomes the state S. ``gradient`` and
+        then this is ``train_step``. ModelError where ``has_gradient`` is False.
         """
 
     def train_step(self, batch: Batch) -> Sums:
@@ -66,8 +76,13 @@ class ModelAdapter(Protocol):
     def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Put back what ``local_state`` returned on an equal model."""
 
-    def save(self, path: Path) -> None:
-        """Write the model so that plain Keras or torch loads it without NNLO."""
+    def save(self, path: Path) -> list[Path]:
+        """Write the model so that plain Keras or torch loads it without NNLO.
+
+        Return the files written, each at once or not at all: first ``path``, then for a model
+        of several networks ``<stem>-<network><suffix>`` beside it for each. What Keras cannot
+        describe (a subclass without ``get_config``) goes to ``<stem>.weights.h5`` instead.
+        """
 
     def summary(self) -> str:
         """One line a layer, for people."""

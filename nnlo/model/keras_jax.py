@@ -26,6 +26,7 @@ class JaxEngine:
         self._shapes_s = [entry.shape for entry in entries if entry.kind == "S"]
         self._gradient = jax.jit(self._pure_gradient)
         self._step = jax.jit(self._pure_step)
+        self._apply = jax.jit(self._pure_apply)
         self._evaluate = jax.jit(self._pure_evaluate)
         self._forward = jax.jit(self._pure_forward)
         self._local: list[Any]
@@ -57,6 +58,12 @@ class JaxEngine:
             self._t, self._slots, self._s, self._local, x, y
         )
         return np.asarray(measured)
+
+    def apply(self, vector: Vector) -> None:
+        n = self._net.manifest.n_trainable
+        gradient = jnp.array(vector[:n], copy=True)  # the call may still run when we return
+        self._t, self._slots = self._apply(self._t, self._slots, gradient)
+        self._s = jnp.array(vector[n:], copy=True)
 
     def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
         return np.asarray(self._evaluate(self._t, self._s, self._local, x, y))
@@ -129,10 +136,13 @@ class JaxEngine:
 
     def _pure_step(self, t: Any, slots: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
         gradient, measured, s, local = self._pure_gradient(t, s, local, x, y)
+        return *self._pure_apply(t, slots, gradient), measured, s, local
+
+    def _pure_apply(self, t: Any, slots: Any, gradient: Any) -> tuple[Any, Any]:
         parts, slots = self._net.optimizer.stateless_apply(  # type: ignore[union-attr]
             slots, _cut(gradient, self._shapes_t), _cut(t, self._shapes_t)
         )
-        return _join(parts), slots, measured, s, local
+        return _join(parts), slots
 
     def _pure_evaluate(self, t: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
         return self._measure(t, s, local, x, y, training=False)[1][0]

@@ -9,7 +9,7 @@ import keras
 
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.losses import Loss
-from nnlo.model.manifest import Manifest
+from nnlo.model.manifest import Manifest, Variable
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class KerasNetwork:
     optimizer: a built Keras optimizer over ``trainable``, None in gradient mode.
     """
 
-    model: Any
+    model: Any  # what predicts
     manifest: Manifest
     trainable: list[Any]
     state: list[Any]
@@ -54,19 +54,30 @@ def seed_variables(model: Any) -> list[Any]:
     return [one for one in _unique(model.non_trainable_variables) if id(one) not in weights]
 
 
-def lay_out(trainable: Iterable[Any], state: Iterable[Any]) -> Manifest:
-    """Return the manifest of these variables.
+def sort_networks(
+    networks: Mapping[str, Any],
+) -> tuple[Manifest, list[Any], list[Any], list[Any]]:
+    """Return (manifest, trainable, state, local) of models; shared variables come once.
 
     Keras numbers the names of layers by how many the process made before (dense_7), which
-    differs between ranks that built other models first; the numbers are left out.
+    differs between ranks that built other models first; the manifest leaves the numbers out.
     """
+    seen: set[int] = set()
+    layout: dict[str, tuple[list[Variable], list[Variable]]] = {}
+    groups: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    for network, model in networks.items():
+        kinds: list[list[Variable]] = []
+        for group, variables in zip(groups, sort_variables(model), strict=True):
+            new = [one for one in variables if id(one) not in seen]
+            seen |= {id(one) for one in new}
+            group += new
+            kinds.append([(_name(one), one.shape) for one in new])
+        layout[network] = (kinds[0], kinds[1])
+    return Manifest.pack_networks(layout), *groups
 
-    def name(variable: Any) -> str:
-        return "/".join(re.sub(r"_\d+$", "", part) for part in variable.path.split("/"))
 
-    return Manifest.pack(
-        [(name(one), one.shape) for one in trainable], [(name(one), one.shape) for one in state]
-    )
+def _name(variable: Any) -> str:
+    return "/".join(re.sub(r"_\d+$", "", part) for part in variable.path.split("/"))
 
 
 def make_optimizer(

@@ -27,23 +27,38 @@ class TensorFlowEngine:
         self._net = network
         self._traced: dict[Any, Any] = {}
         self._aligned: Vector | None = None
+        self._applied: Any = None
         sizes = [entry.size for entry in network.manifest.entries]
         variables = [*network.trainable, *network.state]
 
-        def assign(flat: Any) -> None:
+        def cut(flat: Any) -> list[Any]:
             # a split into one part would hand the caller's own memory to the variable
             parts = tf.split(flat, sizes) if len(sizes) > 1 else [tf.raw_ops.DeepCopy(x=flat)]
-            for variable, part in zip(variables, parts, strict=True):
-                variable.assign(tf.reshape(part, variable.shape))
+            pairs = zip(variables, parts, strict=True)
+            return [tf.reshape(part, variable.shape) for variable, part in pairs]
 
-        specification = tf.TensorSpec([network.manifest.size], tf.float32)
-        self._assign = _compile(assign, [specification])
+        def assign(flat: Any) -> None:
+            for variable, part in zip(variables, cut(flat), strict=True):
+                variable.assign(part)
+
+        self._cut = cut
+        self._flat = tf.TensorSpec([network.manifest.size], tf.float32)
+        self._assign = _compile(assign, [self._flat])
         self._values = _compile(lambda: [one.value for one in variables], [])
 
     def read(self, out: Vector) -> None:
         self._copy(self._values(), self._net.manifest.split(out))
 
     def write(self, vector: Vector) -> None:
+        self._assign(self._shared(vector))
+
+    def apply(self, vector: Vector) -> None:
+        if self._applied is None:
+            self._applied = _compile(self._apply, [self._flat])
+        self._applied(self._shared(vector))
+
+    def _shared(self, vector: Vector) -> Any:
+        """Return a tensor on the memory of ``vector``, or of a copy where that cannot be."""
         # TensorFlow aborts the process on unaligned memory; tf.constant would touch new pages
         # every time, three times slower for 100 MB
         if vector.ctypes.data % ALIGNMENT or not vector.flags.writeable:
@@ -51,7 +66,7 @@ class TensorFlowEngine:
                 self._aligned = _empty_aligned(vector.size)
             np.copyto(self._aligned, vector)
             vector = self._aligned
-        self._assign(tf.experimental.dlpack.from_dlpack(vector.__dlpack__()))
+        return tf.experimental.dlpack.from_dlpack(vector.__dlpack__())
 
     def gradient(self, x: Arrays, y: Arrays, out: Vector) -> NDArray[np.float32]:
         measured, *values = self._call(self._gradient, x, y)
@@ -90,6 +105,12 @@ class TensorFlowEngine:
         measured, gradients = self._backward(x, y)
         self._net.optimizer.apply(gradients, self._net.trainable)  # type: ignore[union-attr]
         return measured
+
+    def _apply(self, flat: Any) -> None:
+        parts, n = self._cut(flat), len(self._net.trainable)
+        self._net.optimizer.apply(parts[:n], self._net.trainable)  # type: ignore[union-attr]
+        for variable, part in zip(self._net.state, parts[n:], strict=True):
+            variable.assign(part)
 
     def _backward(self, x: list[Any], y: list[Any]) -> tuple[Any, list[Any]]:
         sources = [one.value for one in self._net.trainable]

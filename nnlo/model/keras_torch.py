@@ -40,16 +40,19 @@ class TorchEngine:
         with self._random.use():
             measured = self._backward(x, y)
             gradients = [one.value.grad for one in self._net.trainable]
-            with torch.no_grad():
-                self._net.optimizer.apply(  # type: ignore[union-attr]
-                    [
-                        torch.zeros_like(one.value) if gradient is None else gradient
-                        for one, gradient in zip(self._net.trainable, gradients, strict=True)
-                    ],
-                    self._net.trainable,
-                )
+            self._step_along(
+                [
+                    torch.zeros_like(one.value) if gradient is None else gradient
+                    for one, gradient in zip(self._net.trainable, gradients, strict=True)
+                ]
+            )
         self._net.model.zero_grad()
         return measured
+
+    def apply(self, vector: Vector) -> None:
+        parts = self._flat.cut(vector)
+        self._step_along(parts[: len(self._net.trainable)])
+        self._flat.write_state(vector)
 
     def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
         with torch.no_grad(), self._random.use():
@@ -75,6 +78,12 @@ class TorchEngine:
 
     def reload(self) -> None:
         """Nothing to do, see ``publish``."""
+
+    def _step_along(self, gradients: list[torch.Tensor]) -> None:
+        with torch.no_grad():
+            self._net.optimizer.apply(  # type: ignore[union-attr]
+                gradients, self._net.trainable
+            )
 
     def _backward(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
         measured = self._measure(x, y, training=True)

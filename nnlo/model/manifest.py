@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import NamedTuple
@@ -63,13 +63,21 @@ class Manifest:
         cls, trainable: Iterable[Variable], state: Iterable[Variable], network: str = "model"
     ) -> "Manifest":
         """Lay out the variables of one network one after the other."""
+        return cls.pack_networks({network: (trainable, state)})
+
+    @classmethod
+    def pack_networks(
+        cls, networks: Mapping[str, tuple[Iterable[Variable], Iterable[Variable]]]
+    ) -> "Manifest":
+        """Lay out (trainable, state) of each network: T of all of them, then S of all."""
         entries: list[Entry] = []
         end = 0
-        for kind, variables in (("T", trainable), ("S", state)):
-            for name, shape in variables:
-                entry = Entry(network, name, tuple(int(n) for n in shape), kind, end)
-                entries.append(entry)
-                end += entry.size
+        for index, kind in enumerate("TS"):
+            for network, variables in networks.items():
+                for name, shape in variables[index]:
+                    entry = Entry(network, name, tuple(int(n) for n in shape), kind, end)
+                    entries.append(entry)
+                    end += entry.size
         return cls(entries)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +48,18 @@ class FlatTensors:
 
     def write(self, vector: Vector) -> None:
         """Copy ``vector`` into the buffer."""
-        if not vector.flags.writeable:  # torch.from_numpy warns although we only read
-            vector = vector.copy()
-        self._flat.copy_(torch.from_numpy(vector))
+        self._flat.copy_(tensor_of(vector))
+
+    def write_state(self, vector: Vector) -> None:
+        """Copy the part S of ``vector``, shape (size,), into the buffer."""
+        n = self._n_trainable
+        self._flat[n:].copy_(tensor_of(vector[n:]))
+
+    def cut(self, vector: Vector) -> list[Tensor]:
+        """Return one tensor for each trainable one, in its shape: views of ``vector`` on a CPU."""
+        flat = tensor_of(vector[: self._n_trainable]).to(self.device)
+        parts = flat.split([one.numel() for one in self._trainable])
+        return [part.view(one.shape) for part, one in zip(parts, self._trainable, strict=True)]
 
     def take_gradients(self, out: Tensor) -> None:
         """Move ``.grad`` of the trainable tensors into ``out``, shape (n_trainable,)."""
@@ -73,6 +83,13 @@ class FlatTensors:
             self.take_gradients(buffer)
             target[:n].copy_(buffer)
         target[n:].copy_(self._flat[n:])
+
+
+def tensor_of(array: NDArray[Any]) -> Tensor:
+    """Return a tensor to read from, on the memory of ``array`` where torch takes it."""
+    if not array.flags.writeable:  # torch.from_numpy warns although we only read
+        array = array.copy()
+    return torch.from_numpy(array)
 
 
 class OwnRandomState:

@@ -1,13 +1,16 @@
 """A torch module sorted into what travels in the flat vector and what stays local."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnlo.errors import ConfigError, ModelError
+from nnlo.model.manifest import Manifest, Variable
 
 OPTIMIZERS = {
     "sgd": torch.optim.SGD,
@@ -44,6 +47,69 @@ class Buffer:
             setattr(self.owner, self.leaf, tensor)
 
 
+@dataclass(frozen=True)
+class SortedNetworks:
+    """Weights in the order of the manifest, and what belongs to them.
+
+    moving: the buffers among ``state``. counters: integer buffers, which stay local.
+    """
+
+    manifest: Manifest
+    trainable: list[Tensor]
+    state: list[Tensor]
+    moving: list[Buffer]
+    counters: list[Buffer]
+
+
+def sort_networks(model: nn.Module, networks: Mapping[str, nn.Module]) -> SortedNetworks:
+    """Sort the weights of the networks, which are parts of ``model``; shared ones come once.
+
+    Raise ModelError for weights that are not float32, or in none of the networks.
+    """
+    layout: dict[str, tuple[list[Variable], list[Variable]]] = {}
+    trainable: dict[int, Tensor] = {}
+    state: dict[int, Tensor] = {}
+    moving: list[Buffer] = []
+    counters: list[Buffer] = []
+    seen: set[int] = set()
+    for network, module in networks.items():
+        buffers = [one for one in persistent_buffers(module) if id(one.tensor) not in seen]
+        floats = [one for one in buffers if one.tensor.is_floating_point()]
+        kinds: tuple[list[Variable], list[Variable]] = ([], [])
+        frozen = parameters(module, trainable=False) | {one.name: one.tensor for one in floats}
+        groups = (parameters(module, trainable=True), frozen)
+        for found, kind, tensors in zip((trainable, state), kinds, groups, strict=True):
+            for name, tensor in tensors.items():
+                if id(tensor) not in seen:
+                    found[id(tensor)] = tensor
+                    kind.append((name, tensor.shape))
+        prefix = f"{network}/" if len(networks) > 1 else ""
+        counters += [
+            replace(one, name=prefix + one.name)
+            for one in buffers
+            if not one.tensor.is_floating_point()
+        ]
+        moving += floats
+        layout[network] = kinds
+        seen |= {id(one.tensor) for one in buffers} | set(trainable) | set(state)
+    _check_all_are_sorted(model, seen)
+    manifest = Manifest.pack_networks(layout)
+    return SortedNetworks(
+        manifest, list(trainable.values()), list(state.values()), moving, counters
+    )
+
+
+def _check_all_are_sorted(model: nn.Module, seen: set[int]) -> None:
+    everything = dict(model.named_parameters())
+    everything |= {one.name: one.tensor for one in persistent_buffers(model)}
+    for name, tensor in everything.items():
+        if id(tensor) not in seen:
+            raise ModelError(
+                f"every weight must belong to one of the model's networks, got {name} in none; "
+                "add its layer to the attribute networks"
+            )
+
+
 def parameters(module: nn.Module, *, trainable: bool) -> dict[str, Tensor]:
     """Return the trainable or the frozen parameters, each once; ModelError if not float32."""
     found: dict[str, Tensor] = {}
@@ -74,9 +140,9 @@ def is_lazy(module: nn.Module) -> bool:
 
 
 def make_optimizer(
-    spec: str | Mapping[str, Any], weights: nn.Parameter, learning_rate: float | None
+    spec: str | Mapping[str, Any], weights: Iterable[nn.Parameter], learning_rate: float | None
 ) -> torch.optim.Optimizer:
-    """Return a torch optimizer of one flat parameter; raise ConfigError for an unknown one.
+    """Return a torch optimizer of ``weights``; raise ConfigError for an unknown one.
 
     spec: a name, or a mapping with the key "name" and torch's own parameters.
     """
@@ -90,13 +156,41 @@ def make_optimizer(
             "choose one of these"
         )
     try:
-        made: torch.optim.Optimizer = OPTIMIZERS[name]([weights], **options)
+        made: torch.optim.Optimizer = OPTIMIZERS[name](weights, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"the worker optimizer {name} must get torch's own parameters, got {options} "
             f"({error}); see torch.optim.{OPTIMIZERS[name].__name__}"
         ) from error
     return made
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
+    """Return copies of the slots and learning rates."""
+    content = optimizer.state_dict()
+    arrays = {
+        f"slot/{index}/{name}": torch.as_tensor(value).cpu().numpy().copy()
+        for index, slots in content["state"].items()
+        for name, value in slots.items()
+        if value is not None
+    }
+    rates = [group["lr"] for group in content["param_groups"]]
+    return arrays | {f"rate/{index}": np.array(float(rate)) for index, rate in enumerate(rates)}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Put back what ``optimizer_state`` returned of an equal optimizer."""
+    content = optimizer.state_dict()
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, value in arrays.items():
+        kind, index, *rest = key.split("/", 2)
+        if kind == "rate":
+            content["param_groups"][int(index)]["lr"] = float(value)
+        else:
+            slots.setdefault(int(index), {})[rest[0]] = torch.from_numpy(np.array(value))
+    optimizer.load_state_dict(content | {"state": slots})
 
 
 def describe(module: nn.Module) -> Iterator[str]:

@@ -41,6 +41,18 @@ def network(dropout=0.0, batchnorm=False, units=N_CLASSES, frozen=False):
     return make(dropout=dropout, batchnorm=batchnorm, units=units, frozen=frozen)
 
 
+def copy_of(model):
+    if BACKEND == "native":
+        import copy
+
+        return copy.deepcopy(model)
+    import keras
+
+    copied = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    return copied
+
+
 def adapter_of(loss="categorical_crossentropy", metrics=None, optimizer="sgd", lr=0.1, **kinds):
     return make_adapter(network(**kinds), loss, metrics, optimizer=optimizer, learning_rate=lr)
 
@@ -158,6 +170,33 @@ def test_step_of_sgd_is_weights_minus_rate_times_gradient():
     np.testing.assert_allclose(flat(adapter), weights - 0.25 * slope, atol=1e-7)
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", {"name": "sgd", "momentum": 0.9}])
+def test_gradient_and_apply_gradient_are_a_train_step(optimizer, clip_norm):
+    options = {"optimizer": optimizer, "learning_rate": 0.1, "clip_norm": clip_norm}
+    model = network(batchnorm=True)
+    one, other = (
+        make_adapter(copy_of(model), "categorical_crossentropy", **options) for _ in range(2)
+    )
+    for seed in range(3):
+        sums, vector = gradient(one, batch(seed=seed))
+        vector.flags.writeable = False
+        one.apply_gradient(vector)
+        np.testing.assert_array_equal(sums, other.train_step(batch(seed=seed)))
+        np.testing.assert_allclose(flat(one), flat(other), rtol=1e-5, atol=1e-6)
+    assert one.has_gradient
+
+
+def test_apply_gradient_takes_the_state_over_and_keeps_the_vector():
+    adapter = adapter_of(lr=0.25, batchnorm=True)
+    before, n = flat(adapter), adapter.manifest.n_trainable
+    vector = np.arange(adapter.manifest.size + 1, dtype=np.float32)[1:]
+    adapter.apply_gradient(vector)
+    np.testing.assert_allclose(flat(adapter)[:n], before[:n] - 0.25 * vector[:n], rtol=1e-6)
+    np.testing.assert_array_equal(flat(adapter)[n:], vector[n:])
+    np.testing.assert_array_equal(vector, np.arange(1, adapter.manifest.size + 1))
+
+
 def test_learning_rate_is_read_and_set():
     adapter, data = adapter_of(lr=0.25), batch()
     assert adapter.learning_rate == pytest.approx(0.25)
@@ -241,7 +280,7 @@ def test_saved_model_predicts_the_same_without_nnlo(tmp_path):
     adapter, (x, y) = adapter_of(batchnorm=True, dropout=0.5), batch()
     adapter.train_step((x, y))
     path = tmp_path / f"model{adapter.suffix}"
-    adapter.save(path)
+    assert adapter.save(path) == [path]
     if BACKEND == "native":
         import torch
 
@@ -339,8 +378,11 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_step_without_optimizer_says_so():
-    with pytest.raises(ConfigError, match="must have a local optimizer"):
-        adapter_of(optimizer=None, lr=None).train_step(batch())
+    adapter = adapter_of(optimizer=None, lr=None)
+    with pytest.raises(ConfigError, match="train_step must have a local optimizer"):
+        adapter.train_step(batch())
+    with pytest.raises(ConfigError, match="apply_gradient must have a local optimizer"):
+        adapter.apply_gradient(flat(adapter))
 
 
 def test_frozen_weights_travel_as_state_and_stay():

@@ -17,6 +17,7 @@ class LinearModel:
 
     suffix = ".fake"
     metric_names = ("loss",)
+    has_gradient = True
     learning_rate = 0.1
 
     def __init__(self, with_state: bool = True) -> None:
@@ -45,9 +46,12 @@ class LinearModel:
     def train_step(self, batch: Any) -> Any:
         gradient = np.zeros_like(self.flat)
         sums = self.gradient(batch, gradient)
-        self.flat[:N_FEATURES] -= np.float32(self.learning_rate) * gradient[:N_FEATURES]
-        self.flat[N_FEATURES:] = gradient[N_FEATURES:]
+        self.apply_gradient(gradient)
         return sums
+
+    def apply_gradient(self, vector: Any) -> None:
+        self.flat[:N_FEATURES] -= np.float32(self.learning_rate) * vector[:N_FEATURES]
+        self.flat[N_FEATURES:] = vector[N_FEATURES:]
 
     def test_step(self, batch: Any) -> Any:
         x, y = batch
@@ -63,8 +67,9 @@ class LinearModel:
     def load_local_state(self, state: dict[str, Any]) -> None:
         self.rng = int(state["rng"])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path) -> list[Path]:
         path.write_bytes(self.flat.tobytes())
+        return [path]
 
     def summary(self) -> str:
         return "linear"

@@ -1,0 +1,144 @@
+"""What the adapters of torch modules share: weights as views of one flat vector, local state."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nnlo.errors import ConfigError, ModelError
+from nnlo.files import write_atomic
+from nnlo.model.adapter import Batch, Vector
+from nnlo.model.batch import as_arrays
+from nnlo.model.torch_flat import FlatTensors, OwnRandomState, tensor_of
+from nnlo.model.torch_network import describe, is_lazy, sort_networks
+
+
+class TorchVector:
+    """A torch module as the vector of ``ModelAdapter``, without the training.
+
+    networks: parts of ``model`` that hold all its weights; one segment of the vector each.
+    predictor: the module that ``predict`` calls. ``example``: a batch that materialises lazy
+    layers. ``device``: a GPU by default, if there is one.
+    """
+
+    suffix = ".pt"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        networks: Mapping[str, nn.Module],
+        predictor: nn.Module,
+        *,
+        example: Batch | None,
+        device: str | None,
+    ) -> None:
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._module = model.to(self._device)
+        self._networks = networks
+        self._predictor = predictor
+        if example is not None and is_lazy(model):
+            with torch.no_grad():
+                self._forward(example[0], training=False)
+        found = sort_networks(model, networks)
+        self.manifest = found.manifest
+        self._counters = found.counters
+        self._flat = FlatTensors(found.trainable, found.state)
+        self._bound = [(one, one.tensor) for one in found.moving]
+        self._random = OwnRandomState(self._device)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module with the present weights; write to it through ``set_flat`` only."""
+        return self._module
+
+    def get_flat(self, out: Vector) -> None:
+        self.manifest.check(out)
+        self._flat.read(out)
+
+    def set_flat(self, vector: Vector) -> None:
+        self.manifest.check(vector)
+        self._flat.write(vector)
+
+    def predict(self, x: Any) -> Any:
+        with torch.no_grad(), self._random.use():
+            outputs = self._forward(x, training=False)
+        arrays = [one.cpu().numpy().copy() for one in outputs]
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def seed(self, seed: int) -> None:
+        self._random.seed(seed)
+
+    def local_state(self) -> dict[str, NDArray[Any]]:
+        state = {f"local/{one.name}": one.tensor.cpu().numpy().copy() for one in self._counters}
+        return state | self._random.state()
+
+    def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
+        for one in self._counters:
+            if f"local/{one.name}" not in state:
+                raise ModelError(
+                    f"a local state must hold every integer buffer of the model, got none for "
+                    f"{one.name!r}; load it into an equal model"
+                )
+            one.tensor.copy_(torch.from_numpy(np.array(state[f"local/{one.name}"])))
+        self._random.load_state(state)
+
+    def save(self, path: Path) -> list[Path]:
+        """Write each ``state_dict`` for ``torch.load(path, weights_only=True)``; at once."""
+        if path.suffix != self.suffix:
+            raise ConfigError(f"a torch model must go to a .pt file, got {path}; rename it")
+        files = {path: self._module}
+        if len(self._networks) > 1:
+            for name, network in self._networks.items():
+                files[path.with_stem(f"{path.stem}-{name}")] = network
+        for file, module in files.items():
+            weights = _weights(module)
+            write_atomic(file, lambda stream, weights=weights: torch.save(weights, stream))
+        return list(files)
+
+    def summary(self) -> str:
+        total = f"{self.manifest.n_trainable:,} trainable, {self.manifest.n_state:,} state"
+        total += f", {4 * self.manifest.size:,} bytes"
+        return "\n".join([*describe(self._module), total])
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """Draw from the own random state; keep the buffers that layers replaced in the vector."""
+        with self._random.use():
+            yield
+        with torch.no_grad():
+            for buffer, tensor in self._bound:
+                buffer.bind(tensor)
+
+    def _set_training(self, training: bool) -> None:
+        if self._module.training != training:
+            self._module.train(training)
+
+    def _forward(self, x: Any, *, training: bool) -> list[Tensor]:
+        self._set_training(training)
+        outputs = self._predictor(*self._features(x))
+        return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+    def _features(self, x: Any) -> list[Tensor]:
+        return [self._tensor(one, np.float32) for one in as_arrays(x)]
+
+    def _labels(self, y: Any) -> list[Tensor]:
+        return [self._tensor(one, np.int64) for one in as_arrays(y)]
+
+    def _tensor(self, array: NDArray[Any], byte_type: type) -> Tensor:
+        is_byte = array.dtype == np.uint8
+        integer = byte_type if is_byte else np.int64
+        wanted = integer if array.dtype.kind in "iu" else np.float32
+        return tensor_of(np.ascontiguousarray(array, dtype=wanted)).to(self._device)
+
+
+def _weights(module: nn.Module) -> dict[str, Any]:
+    # clones, because a view would take the whole buffer along into the file
+    return {
+        name: one.cpu().clone() if isinstance(one, Tensor) else one
+        for name, one in module.state_dict().items()
+    }
