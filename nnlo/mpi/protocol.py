@@ -5,7 +5,7 @@ actions out. That is why every order of arrival, departure, silence and stop can
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from nnlo.errors import ConfigError, ProtocolError
@@ -13,7 +13,10 @@ from nnlo.errors import ConfigError, ProtocolError
 
 @dataclass(frozen=True)
 class Arrived:
-    """A child's UP is here. leaves: it was a BYE. has_update: it carries something to apply."""
+    """A child's UP is here. leaves: it was a BYE. has_update: it carries something to apply.
+
+    Neither: it pulls, that is asks for the weights right before it sends its update.
+    """
 
     child: int
     has_update: bool
@@ -75,28 +78,42 @@ class MasterProtocol:
     """The children of one master and the round they are in.
 
     children: ranks. quorum: None for asynchronous updates, each applied as it arrives; else
-    the share in (0, 1] of the active children that closes a synchronous round.
+    the share in (0, 1] of the active children that closes a synchronous round; an update that
+    comes later joins the next one, and a pull is held for the round as an update is.
+    max_staleness: None, or how many updates a child may be ahead of the slowest that is active
+    and unsuspected, >= 0; asynchronous only. Who is further ahead gets no answer to its update
+    until the slowest catches up, leaves, dies or is suspected (stale synchronous parallel, Ho
+    et al. 2013, "More effective distributed ML via a stale synchronous parallel parameter
+    server"). A pull never waits for that. Unlike there, a suspect that speaks again goes on at
+    the clock of the slowest: the others would else wait for all that it has missed.
+    observers: further ranks that only pull and are answered at once in every mode; a run is
+    not finished before they have left.
     """
 
-    def __init__(self, children: Sequence[int], quorum: float | None = None) -> None:
-        if not children:
-            raise ConfigError("a master must have at least one child, got none; start more ranks")
-        if quorum is not None and not 0.0 < quorum <= 1.0:
-            raise ConfigError(
-                f"quorum must be in (0, 1], got {quorum}; 1 waits for all workers, 0.95 for 95 %"
-            )
+    def __init__(
+        self,
+        children: Sequence[int],
+        quorum: float | None = None,
+        max_staleness: int | None = None,
+        observers: Collection[int] = (),
+    ) -> None:
+        _check(children, quorum, max_staleness, observers)
         self.quorum = quorum
+        self.max_staleness = max_staleness
         self.active = set(children)
+        self.observers = set(observers)  # those that have not left
         self.stopping = False
         self._at_once = False
         self._suspects: set[int] = set()
         self._held: set[int] = set()  # active children that wait for a reply
         self._pending: set[int] = set()  # children whose update has not been applied
+        # Updates of each active child that have come; an asynchronous one is applied at once.
+        self._clocks = dict.fromkeys(children, 0)
 
     @property
     def finished(self) -> bool:
         """True when every child has left or died and every update has been applied."""
-        return not self.active and not self._pending
+        return not (self.active or self.observers or self._pending)
 
     @property
     def suspects(self) -> frozenset[int]:
@@ -106,12 +123,12 @@ class MasterProtocol:
         """The actions that ``event`` calls for, in order."""
         actions: list[Action] = []
         match event:
+            case Arrived(child) if child in self.observers:
+                return self._observed(event)
             case Arrived(child, has_update, leaves):
                 actions = self._arrived(child, has_update, leaves)
             case Lost(child):
-                self.active.discard(child)
-                self._held.discard(child)
-                self._suspects.discard(child)
+                self._drop(child)
             case Suspected(child):
                 if child in self.active and child not in self._held:
                     self._suspects.add(child)
@@ -120,29 +137,52 @@ class MasterProtocol:
                 self._at_once = self._at_once or at_once
         return self._close_round() + actions
 
+    def _observed(self, event: Arrived) -> list[Action]:
+        if event.has_update:
+            raise ProtocolError(
+                f"an observer must only pull, got an update from rank {event.child}; "
+                "check that all ranks run the same version of NNLO"
+            )
+        if not event.leaves:
+            return [Reply(event.child)]
+        self.observers.discard(event.child)
+        return [Release(event.child)]
+
     def _arrived(self, child: int, has_update: bool, leaves: bool) -> list[Action]:
         if child not in self.active or child in self._held:
             raise ProtocolError(
                 f"a child must wait for its answer before it sends again, got a second message "
                 f"from rank {child}; check that all ranks run the same version of NNLO"
             )
-        self._suspects.discard(child)
+        if child in self._suspects:
+            self._clocks[child] = max(self._clocks[child], self._slowest())
+            self._suspects.discard(child)
         if has_update:
             self._pending.add(child)
-        if not leaves:
-            self._held.add(child)
-            return []
-        self.active.discard(child)
-        return [Release(child)]
+            self._clocks[child] += 1
+        if leaves:
+            self._drop(child)
+            return [Release(child)]
+        if not has_update and self.quorum is None:
+            return [Reply(child)]
+        self._held.add(child)
+        return []
+
+    def _drop(self, child: int) -> None:
+        """The child is no longer there; an update that has come stays."""
+        for members in (self.active, self.observers, self._held, self._suspects):
+            members.discard(child)
+        self._clocks.pop(child, None)
 
     def _close_round(self) -> list[Action]:
-        if len(self._held) < self._needed() or not (self._held or self._pending):
+        if len(self._held) < self._needed():
             return []
         # Sorted: the sum of a synchronous round must not depend on the order of arrival.
         actions: list[Action] = [Apply(tuple(sorted(self._pending)))] if self._pending else []
-        actions += [Reply(child) for child in sorted(self._held)]
+        free = {child for child in self._held if self._may_go_on(child)}
+        actions += [Reply(child) for child in sorted(free)]
         self._pending.clear()
-        self._held.clear()
+        self._held -= free
         return actions
 
     def _needed(self) -> int:
@@ -151,3 +191,40 @@ class MasterProtocol:
             return 0
         expected = len(self.active - self._suspects)
         return max(math.ceil(self.quorum * expected - 1e-9), 1 if self.active else 0)
+
+    def _may_go_on(self, child: int) -> bool:
+        if self.max_staleness is None or self.stopping:
+            return True
+        return self._clocks[child] <= self._slowest() + self.max_staleness
+
+    def _slowest(self) -> int:
+        """The least clock of the children that are waited for, 0 without any."""
+        return min((self._clocks[child] for child in self.active - self._suspects), default=0)
+
+
+def _check(
+    children: Collection[int],
+    quorum: float | None,
+    max_staleness: int | None,
+    observers: Collection[int],
+) -> None:
+    if not children:
+        raise ConfigError("a master must have at least one child, got none; start more ranks")
+    if quorum is not None and not 0.0 < quorum <= 1.0:
+        raise ConfigError(
+            f"quorum must be in (0, 1], got {quorum}; 1 waits for all workers, 0.95 for 95 %"
+        )
+    if max_staleness is not None and max_staleness < 0:
+        raise ConfigError(
+            f"max_staleness must not be negative, got {max_staleness}; 0 keeps all workers at "
+            "the same number of updates"
+        )
+    if max_staleness is not None and quorum is not None:
+        raise ConfigError(
+            f"max_staleness must go with asynchronous updates, got {max_staleness} with rounds "
+            f"of quorum {quorum}; leave one of them out"
+        )
+    if both := sorted(set(children) & set(observers)):
+        raise ConfigError(
+            f"a rank must be a child or an observer, got {both} as both; name them once"
+        )
