@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 from nnlo.cli.threads import die_with_parent
@@ -22,6 +23,10 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2)
 ESCALATION = ((0.0, signal.SIGUSR1), (4.0, signal.SIGTERM), (4.7, signal.SIGKILL))
 HURRIED = ((0.0, signal.SIGTERM), (0.7, signal.SIGKILL))
 POLL_S = 0.02
+# Where Open MPI 5 puts its files. By itself it names the folder after mpirun's process id, and
+# fails ("The PMIx server's listener thread failed to start", code 213) when a killed job with
+# the same id has left one.
+FOLDERS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
 
 # What Open MPI adds when a rank ends with an error that it has explained itself, or when it did
 # not know yet what SIGUSR1 asks for. Open MPI 5 has no option against it. Any other banner (a rank
@@ -70,10 +75,14 @@ def run_job(command: Sequence[str], environ: Mapping[str, str]) -> int:
     SIGINT, SIGTERM and SIGHUP ask the ranks to stop and end them within 5 seconds, or at once
     when they come again. Of the job nothing is left on this machine when this returns.
     """
-    with _caught(STOPPING + FORWARDED) as signals:
+    with (
+        TemporaryDirectory(prefix="nnlorun-", ignore_cleanup_errors=True) as folder,
+        _caught(STOPPING + FORWARDED) as signals,
+    ):
+        settings = {} if any(name in environ for name in FOLDERS) else {FOLDERS[0]: folder}
         job = subprocess.Popen(
             command,
-            env=dict(environ),
+            env={**environ, **settings},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             # A session of its own: the terminal's Ctrl-C must not reach mpirun, which would kill.

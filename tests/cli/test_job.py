@@ -68,10 +68,10 @@ def rank_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(program: Path, mode: str) -> "subprocess.Popen[str]":
+def start(program: Path, mode: str, **changes: str) -> "subprocess.Popen[str]":
     pytest.importorskip("mpi4py")
     command = [sys.executable, "-m", "nnlo.cli.launch", "-n", "3", str(program), mode]
-    environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    environ = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | changes
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
     )
@@ -165,3 +165,19 @@ def test_no_rank_outlives_a_killed_launcher(rank_program: Path, victim: str) -> 
     while not all(gone(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.distributed
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("victim", ["nnlorun", "mpirun"])
+def test_a_later_mpirun_with_the_same_process_id_meets_no_files_of_a_killed_one(
+    rank_program: Path, tmp_path: Path, victim: str
+) -> None:
+    job = start(rank_program, "ignore", TMPDIR=str(tmp_path))
+    pids = [pid for pid, _ in read_ready(job)]
+    mpirun = Path("/proc", pids[0], "stat").read_text().rpartition(")")[2].split()[1]
+    for pid in (str(job.pid), mpirun) if victim == "nnlorun" else (mpirun,):
+        os.kill(int(pid), signal.SIGKILL)
+    job.communicate(timeout=30)
+    left = [path.name[:8] for path in tmp_path.iterdir()]
+    assert left == (["nnlorun-"] if victim == "nnlorun" else [])
