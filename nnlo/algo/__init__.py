@@ -1,15 +1,21 @@
 """Training algorithms on flat vectors: one file each, found by name here."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
+from nnlo.algo.allreduce import Allreduce
+from nnlo.algo.base import Algorithm
+from nnlo.algo.diloco import DiLoCo
 from nnlo.algo.downpour import Downpour
-from nnlo.algo.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, make_optimizer
+from nnlo.algo.easgd import EASGD
+from nnlo.algo.gem import GEM
+from nnlo.algo.optimizers import OPTIMIZERS, Optimizer, make_optimizer
 from nnlo.errors import ConfigError
 
-MODES: Mapping[str, type[Downpour]] = MappingProxyType({"downpour": Downpour})
+MODES: Mapping[str, type[Downpour | EASGD | GEM | DiLoCo | Allreduce]] = MappingProxyType(
+    {one.mode: one for one in (Downpour, EASGD, GEM, DiLoCo, Allreduce)}
+)
 """Every algorithm by the name that ``--mode`` takes."""
 
 
@@ -17,44 +23,32 @@ def Algo(
     optimizer: str | Mapping[str, Any] | Optimizer | None = None,
     *,
     mode: str = "downpour",
-    sync_every: int = 1,
-    worker_optimizer: str | None = None,
-    staleness: str | None = None,
-    **numbers: Any,
-) -> Downpour:
-    """The algorithm called ``mode``, with defaults that go together.
+    **options: Any,
+) -> Algorithm:
+    """The algorithm called ``mode``, with its own defaults for what is not given.
 
-    sync_every: batches between two exchanges. worker_optimizer: a Keras or torch name, or
-    "none"; by default none where every batch is exchanged, so that gradients travel, else adam,
-    so that workers move between exchanges. optimizer: the master's, as ``make_optimizer`` takes
-    it; by default adam on gradients, and sgd of rate 1 on the way that local steps went.
-    staleness: by default none on gradients and inverse on local steps. numbers: more fields of
-    the algorithm; ``learning_rate`` and the like are the optimizer's. Raises ConfigError for an
-    unknown mode or a number that nobody has.
+    optimizer: the master's, where the algorithm has one, as ``make_optimizer`` takes it.
+    options: fields of the algorithm, such as ``sync_every`` (batches between two exchanges)
+    and ``worker_optimizer`` (of local steps: a Keras or torch name, a mapping of "name" and
+    its numbers, or "none"), numbers of the master's optimizer, and the older package's names
+    (gem_lr, gem_momentum, gem_kappa, elastic_lr, elastic_momentum). None is not given.
+
+    Raises ConfigError for an unknown mode, an option that the mode does not use, a bad value.
     """
     if mode not in MODES:
         raise ConfigError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if worker_optimizer is None and sync_every > 1:
-        worker_optimizer = "adam"
-    if worker_optimizer == "none":
-        worker_optimizer = None
-    if optimizer is None and worker_optimizer is not None and "learning_rate" in numbers:
-        raise ConfigError(
-            "learning_rate must be meant for the master's optimizer, got "
-            f"{numbers['learning_rate']} with local steps by {worker_optimizer}; "
-            "name the master's optimizer too, or give worker_learning_rate"
-        )
-    if optimizer is None:
-        optimizer = Adam() if worker_optimizer is None else SGD(learning_rate=1.0)
-    known = {entry.name for entry in fields(MODES[mode])}
-    own = {name: numbers.pop(name) for name in list(numbers) if name in known}
-    return MODES[mode](
-        optimizer=make_optimizer(optimizer, **numbers),
-        sync_every=sync_every,
-        worker_optimizer=worker_optimizer,
-        staleness=staleness or ("none" if worker_optimizer is None else "inverse"),
-        **own,
-    )
+    return MODES[mode].from_options({"optimizer": optimizer, **options})
 
 
-__all__ = ["MODES", "OPTIMIZERS", "Algo", "Downpour", "make_optimizer"]
+__all__ = [
+    "EASGD",
+    "GEM",
+    "MODES",
+    "OPTIMIZERS",
+    "Algo",
+    "Algorithm",
+    "Allreduce",
+    "DiLoCo",
+    "Downpour",
+    "make_optimizer",
+]

@@ -6,76 +6,145 @@ batches are averaged at the pulled weights (the paper also moves the local weigh
 and it is the true gradient that travels, not a difference of weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from nnlo.algo import kernels, staleness
 from nnlo.algo.base import State, Update, Vector
-from nnlo.algo.optimizers import Adam, Optimizer
+from nnlo.algo.optimizers import NUMBERS, SGD, Adam, Optimizer, make_optimizer
+from nnlo.algo.recipe import (
+    Recipe,
+    check_sync_every,
+    check_worker_rate,
+    samples,
+    split_numbers,
+    vectors,
+)
 from nnlo.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Downpour:
+class Downpour(Recipe):
     """The numbers of one Downpour run.
 
     optimizer: applied by the master to each gradient (or to the mean of a synchronous round).
     sync_every: batches between two exchanges, >= 1.
-    worker_optimizer: None, or the name of a Keras or torch optimizer. With a name a worker
-        takes ``sync_every`` local steps by it and sends the weights it started from minus
-        the weights it reached, which the master takes for a gradient.
+    worker_optimizer: None, or a Keras or torch optimizer, by its name or as a mapping of
+        "name" and its numbers. With one a worker takes ``sync_every`` local steps by it and
+        sends the weights it started from minus the weights it reached, which the master
+        takes for a gradient.
     worker_learning_rate: of ``worker_optimizer``; None for its own default.
-    staleness: "none", or "inverse" to divide the learning rate by 1 + staleness.
+    staleness: what becomes of old updates: "none" or "inverse", and for gradients "dc",
+        "dc-constant" or "gap" too (``staleness.POLICIES``).
+    dc_lambda: strength of a delay compensation; None for the paper's.
     clip_norm: None, or the largest Euclidean norm of a gradient; longer ones are shortened.
     clip_value: None, or the largest absolute value of an element of a gradient.
     """
 
     optimizer: Optimizer = field(default_factory=Adam)
     sync_every: int = 1
-    worker_optimizer: str | None = None
+    worker_optimizer: str | Mapping[str, Any] | None = None
     worker_learning_rate: float | None = None
     staleness: str = "none"
+    dc_lambda: float | None = None
     clip_norm: float | None = None
     clip_value: float | None = None
 
+    mode: ClassVar[str] = "downpour"
+    also: ClassVar[tuple[str, ...]] = NUMBERS
+
     def __post_init__(self) -> None:
-        if self.sync_every < 1:
-            raise ConfigError(f"sync_every must be at least 1 batch, got {self.sync_every}")
-        if self.worker_learning_rate is not None and self.worker_optimizer is None:
+        check_sync_every(self.sync_every)
+        check_worker_rate(self.worker_learning_rate, self.worker_optimizer)
+        check_limits(self.clip_norm, self.clip_value)
+        policy = staleness.policy(self.staleness)
+        if policy.needs_base and self.trains_locally:
             raise ConfigError(
-                f"worker_learning_rate must come with a worker_optimizer, got "
-                f"{self.worker_learning_rate} without one; name one or leave the rate out"
+                f"staleness {self.staleness} must go with gradients, got local steps by "
+                f"worker_optimizer {self.worker_optimizer}; use none or inverse"
             )
-        for name in ("clip_norm", "clip_value", "worker_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0.0:
-                raise ConfigError(f"{name} must be above 0, got {value}; leave it out for none")
-        staleness.policy(self.staleness)
+        if self.dc_lambda is not None and (policy.strength is None or not self.dc_lambda > 0.0):
+            raise ConfigError(
+                f"dc_lambda must be above 0 and come with staleness dc or dc-constant, got "
+                f"{self.dc_lambda} with {self.staleness}; leave it out for the default"
+            )
+
+    @classmethod
+    def make(cls, **options: Any) -> Self:
+        """Defaults that go together.
+
+        worker_optimizer: none where every batch is exchanged, so that gradients travel, else
+        adam, so that workers move between exchanges. optimizer: adam on gradients, and sgd of
+        rate 1 on the way that local steps went. staleness: none on gradients, inverse on local
+        steps. Options that are no fields are numbers of the master's optimizer.
+        """
+        numbers = split_numbers(cls, options)
+        check_sync_every(options.get("sync_every", 1))
+        local = options.get("worker_optimizer")
+        if local is None and options.get("sync_every", 1) > 1:
+            local = "adam"
+        if local == "none":
+            local = None
+        optimizer = options.get("optimizer")
+        if optimizer is None and local is not None and "learning_rate" in numbers:
+            raise ConfigError(
+                "learning_rate must be meant for the master's optimizer, got "
+                f"{numbers['learning_rate']} with local steps by {local}; "
+                "name the master's optimizer too, or give worker_learning_rate"
+            )
+        if optimizer is None:
+            optimizer = Adam() if local is None else SGD(learning_rate=1.0)
+        options = {"staleness": "none" if local is None else "inverse"} | options
+        options |= {"worker_optimizer": local, "optimizer": make_optimizer(optimizer, **numbers)}
+        return cls(**options)
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
 
     @property
     def trains_locally(self) -> bool:
         return self.worker_optimizer is not None
 
-    def worker(self, n_trainable: int) -> "DownpourWorker":
+    @property
+    def needs_base(self) -> bool:
+        return staleness.policy(self.staleness).needs_base
+
+    def worker(self, n_trainable: int, n_workers: int) -> "DownpourWorker":
         return DownpourWorker(n_trainable, self.trains_locally)
 
-    def master(self, n_trainable: int) -> "DownpourMaster":
-        return DownpourMaster(self, n_trainable)
+    def master(self, n_trainable: int, n_workers: int) -> "DownpourMaster":
+        old = staleness.policy(self.staleness)(n_trainable, self.dc_lambda)
+        return DownpourMaster(self.optimizer, n_trainable, old, self.clip_norm, self.clip_value)
+
+
+def check_limits(clip_norm: float | None, clip_value: float | None) -> None:
+    """Raise ConfigError unless both are None or above 0."""
+    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if value is not None and not value > 0.0:
+            raise ConfigError(f"{name} must be above 0, got {value}; leave it out for none")
 
 
 class DownpourWorker:
     """Sends gradients, or the way its local steps went, and goes on from the master's weights."""
 
+    rate = 1.0  # of the master's learning rate; unused: the master applies it
+
     def __init__(self, n_trainable: int, trains_locally: bool) -> None:
         self._start = np.zeros(n_trainable, np.float32) if trains_locally else None
+
+    def pull(self, weights: Vector) -> None:
+        """Not called: the algorithm does not pull."""
 
     def push(self, vector: Vector) -> None:
         if self._start is not None:
             np.subtract(self._start, vector, out=vector)
 
-    def absorb(self, weights: Vector) -> Vector:
+    def absorb(self, weights: Vector | None) -> Vector:
+        assert weights is not None, "every answer brings weights"
         if self._start is not None:
             self._start[:] = weights
         return weights
@@ -88,40 +157,59 @@ class DownpourWorker:
 
 
 class DownpourMaster:
-    """The master's weights move by its optimizer; ``learning_rate`` may change at any time."""
+    """The master's weights move by its optimizer; ``learning_rate`` may change at any time.
 
-    def __init__(self, algo: Downpour, n_trainable: int) -> None:
-        self._algo = algo
-        self._discount = staleness.policy(algo.staleness)
-        self._optimizer_state = algo.optimizer.init(n_trainable)
-        self.learning_rate = algo.optimizer.learning_rate
+    optimizer, clip_norm, clip_value: see Downpour. old: what becomes of old updates.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        n_trainable: int,
+        old: staleness.Policy,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        self._optimizer = optimizer
+        self._old = old
+        self._clip_norm, self._clip_value = clip_norm, clip_value
+        self._optimizer_state = optimizer.init(n_trainable)
+        self.learning_rate = optimizer.learning_rate
 
     def apply(self, weights: Vector, updates: Sequence[Update], out: Vector) -> None:
-        gradient, scale = kernels.weighted_mean(
-            [update.vector for update in updates], [update.n_samples for update in updates]
-        )
-        oldest = max(update.staleness for update in updates)
-        self._algo.optimizer.update(
+        discount = self._old.correct(weights, updates)
+        gradient, scale = kernels.weighted_mean(vectors(updates), samples(updates))
+        self._optimizer.update(
             self._optimizer_state,
             weights,
             gradient,
             out,
-            learning_rate=self.learning_rate * self._discount(oldest),
+            learning_rate=self.learning_rate * discount * self._factor(),
             scale=scale * self._clip(gradient, scale),
         )
+        self._old.stepped(out)
+
+    def _factor(self) -> float:
+        """On the learning rate of the next step."""
+        return 1.0
 
     def _clip(self, gradient: Vector, scale: float) -> float:
         """Clip by value in place, and return the factor that clips by norm."""
-        if self._algo.clip_value is not None:
-            limit = np.float32(self._algo.clip_value / scale)
+        if self._clip_value is not None:
+            limit = np.float32(self._clip_value / scale)
             np.clip(gradient, -limit, limit, out=gradient)
-        if self._algo.clip_norm is None:
+        if self._clip_norm is None:
             return 1.0
         norm = kernels.norm(gradient) * scale
-        return min(1.0, self._algo.clip_norm / norm) if norm > 0.0 else 1.0
+        return min(1.0, self._clip_norm / norm) if norm > 0.0 else 1.0
 
     def state(self) -> State:
-        return self._optimizer_state.arrays()
+        old = {f"staleness/{name}": array for name, array in self._old.state().items()}
+        return self._optimizer_state.arrays() | old
 
     def load_state(self, state: State) -> None:
-        self._optimizer_state.load(state)
+        prefix = "staleness/"
+        mine = {name: array for name, array in state.items() if not name.startswith(prefix)}
+        self._optimizer_state.load(mine)
+        old = {name.removeprefix(prefix): state[name] for name in state if name not in mine}
+        self._old.load_state(old)

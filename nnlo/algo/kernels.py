@@ -79,6 +79,12 @@ def accumulate(into: Vector, vector: Vector, factor: float) -> None:
     step(_accumulate, into, into, (vector,), (factor,))
 
 
+def add(weights: Vector, vector: Vector, factor: float, out: Vector) -> None:
+    """Write ``weights + factor * vector`` to ``out``, which may be ``weights``."""
+    check(weights.size, weights, vector, out)
+    step(_accumulate, weights, out, (vector,), (factor,))
+
+
 def weighted_mean(vectors: Sequence[Vector], n_samples: Sequence[int]) -> tuple[Vector, float]:
     """Return ``(total, scale)``: ``scale * total`` is the mean weighted by ``n_samples``.
 
@@ -97,7 +103,13 @@ def norm(vector: Vector) -> float:
     Sums are taken in a fixed order, the same on every machine.
     """
     check(vector.size, vector)
-    return math.sqrt(compiled(_sum_of_squares)(vector, np.zeros(_LANES)))
+    return math.sqrt(compiled(_sum_of_squares)(vector, None, np.zeros(_LANES)))
+
+
+def distance(vector: Vector, other: Vector) -> float:
+    """Euclidean norm of ``vector - other``, as `norm`; the differences are in float64 too."""
+    check(vector.size, vector, other)
+    return math.sqrt(compiled(_sum_of_squares)(vector, other, np.zeros(_LANES)))
 
 
 def sgd(
@@ -231,12 +243,14 @@ def _accumulate(into: Vector, vector: Vector, factor: Float) -> None:
         into[i] += factor * vector[i]
 
 
-def _sum_of_squares(vector: Vector, lanes: NDArray[np.float64]) -> float:
+def _sum_of_squares(vector: Vector, other: Vector | None, lanes: NDArray[np.float64]) -> float:
     # as many independent sums as lanes, so that the loop vectorises without reordering
     for start in range(0, vector.size, lanes.size):
         block = vector[start : start + lanes.size]
         for i in range(block.size):
             element = np.float64(block[i])
+            if other is not None:
+                element -= np.float64(other[start + i])
             lanes[i] += element * element
     total = 0.0
     for i in range(lanes.size):

@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -17,10 +16,8 @@ import numpy as np
 
 from nnlo.algo import kernels
 from nnlo.algo.base import State, Vector
+from nnlo.algo.recipe import check_number
 from nnlo.errors import CheckpointError, ConfigError
-
-_POSITIVE = ("learning_rate", "epsilon")
-_SHARES = ("momentum", "rho", "beta_1", "beta_2")  # kept of the past; all other numbers: >= 0
 
 
 @dataclass(eq=False)
@@ -73,7 +70,7 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            _check_number(entry.name, getattr(self, entry.name), isinstance(entry.default, bool))
+            check_number(entry.name, getattr(self, entry.name), isinstance(entry.default, bool))
 
     def init(self, n: int) -> OptimizerState:
         """The state before the first update of ``n`` weights."""
@@ -260,6 +257,12 @@ OPTIMIZERS: Mapping[str, type[Optimizer]] = MappingProxyType(
 """Every optimizer by its name in options and files."""
 
 
+NUMBERS = tuple(
+    sorted({entry.name for optimizer in OPTIMIZERS.values() for entry in fields(optimizer)})
+)
+"""Every number that some optimizer takes."""
+
+
 def make_optimizer(spec: str | Mapping[str, Any] | Optimizer, **numbers: Any) -> Optimizer:
     """The optimizer that ``spec`` says, with ``numbers`` in place of its own.
 
@@ -281,19 +284,3 @@ def make_optimizer(spec: str | Mapping[str, Any] | Optimizer, **numbers: Any) ->
             f"{', '.join(unknown)}; it has {', '.join(known)}"
         )
     return replace(spec, **numbers)
-
-
-def _check_number(name: str, value: Any, is_switch: bool) -> None:
-    """Raise ConfigError unless ``value`` is what the field ``name`` takes."""
-    if is_switch:
-        wanted, holds = "true or false", isinstance(value, bool)
-    elif isinstance(value, bool) or not isinstance(value, Real):
-        wanted, holds = "a number", False
-    elif name in _SHARES:
-        wanted, holds = "in [0, 1)", 0.0 <= float(value) < 1.0
-    elif name in _POSITIVE:
-        wanted, holds = "above 0", 0.0 < float(value) < math.inf
-    else:
-        wanted, holds = "at least 0", 0.0 <= float(value) < math.inf
-    if not holds:
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}")

@@ -20,7 +20,7 @@ def step(algo, *updates, weights=None):
     """How far one step of the master's takes the weights down."""
     weights = np.zeros(N, np.float32) if weights is None else weights
     out = np.empty_like(weights)
-    algo.master(weights.size).apply(weights, updates, out)
+    algo.master(weights.size, 1).apply(weights, updates, out)
     return weights - out
 
 
@@ -103,7 +103,7 @@ def test_a_round_is_as_stale_as_its_oldest_update():
 
 
 def test_the_learning_rate_may_change_at_any_time():
-    master = Downpour(SGD(learning_rate=0.5)).master(N)
+    master = Downpour(SGD(learning_rate=0.5)).master(N, 1)
     assert master.learning_rate == 0.5
     master.learning_rate = 0.25
     out = np.zeros(N, np.float32)
@@ -112,14 +112,14 @@ def test_the_learning_rate_may_change_at_any_time():
 
 
 def test_a_worker_sends_its_gradient_as_it_is():
-    half, gradient = Downpour().worker(N), vector()
+    half, gradient = Downpour().worker(N, 1), vector()
     half.absorb(vector(1))
     half.push(gradient)
     np.testing.assert_array_equal(gradient, vector())
 
 
 def test_local_steps_are_sent_as_the_way_down_from_the_last_weights():
-    half = Downpour(worker_optimizer="sgd").worker(N)
+    half = Downpour(worker_optimizer="sgd").worker(N, 1)
     for start in (vector(1), vector(2)):
         assert half.absorb(start) is start
         reached = start - 0.5
@@ -128,7 +128,7 @@ def test_local_steps_are_sent_as_the_way_down_from_the_last_weights():
 
 
 def test_the_worker_keeps_no_reference_to_the_weights_it_was_given():
-    half, weights = Downpour(worker_optimizer="sgd").worker(3), np.ones(3, np.float32)
+    half, weights = Downpour(worker_optimizer="sgd").worker(3, 1), np.ones(3, np.float32)
     half.absorb(weights)
     weights[:] = 9.0
     reached = np.zeros(3, np.float32)
@@ -137,12 +137,12 @@ def test_the_worker_keeps_no_reference_to_the_weights_it_was_given():
 
 
 def test_a_state_of_another_optimizer_is_refused():
-    state = Downpour(SGD(momentum=0.9)).master(N).state()
+    state = Downpour(SGD(momentum=0.9)).master(N, 1).state()
     for other in (Downpour(Adam()), Downpour(SGD())):
         with pytest.raises(CheckpointError, match="optimizer state must have arrays"):
-            other.master(N).load_state(state)
+            other.master(N, 1).load_state(state)
     with pytest.raises(CheckpointError, match="optimizer state must have arrays"):
-        Downpour(SGD(momentum=0.9)).master(N + 1).load_state(state)
+        Downpour(SGD(momentum=0.9)).master(N + 1, 1).load_state(state)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,10 @@ def test_a_state_of_another_optimizer_is_refused():
         ({"clip_norm": 0.0}, "clip_norm must be above 0, got 0.0"),
         ({"clip_norm": float("nan")}, "clip_norm must be above 0, got nan"),
         ({"clip_value": -1.0}, "clip_value must be above 0, got -1.0"),
-        ({"staleness": "linear"}, "staleness policy must be one of none, inverse, got 'linear'"),
+        (
+            {"staleness": "linear"},
+            "staleness policy must be one of none, inverse, .*gap, got 'linear'",
+        ),
         ({"worker_learning_rate": 0.1}, "must come with a worker_optimizer, got 0.1"),
         ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
         ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
@@ -182,3 +185,9 @@ def test_the_defaults_of_algo_go_together():
     assert Algo(worker_optimizer="sgd").optimizer == SGD(learning_rate=1.0)
     assert Algo(sync_every=4, worker_optimizer="none") == Downpour(Adam(), sync_every=4)
     assert Algo(sync_every=4, staleness="none").staleness == "none"
+
+
+def test_an_option_of_another_mode_is_an_error_that_says_what_is_used():
+    with pytest.raises(ConfigError, match=r"downpour must be given .* got elastic_force=0.9; it"):
+        Algo(elastic_force=0.9)
+    assert Algo(elastic_force=None, sync_every=None, worker_optimizer=None) == Downpour(Adam())

@@ -77,3 +77,20 @@ def test_loops_of_the_optimizers_are_vectorised_in_float32(name):
     divisions = [line for line in code.splitlines() if " fdiv " in line]
     assert any("x float>" in line for line in divisions)
     assert not any("double" in line or "fast" in line for line in divisions)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1025, 100_003])
+def test_distance_equals_the_exact_sum_to_float64_rounding(size):
+    one, other = vector(size), vector(size, seed=1)
+    pairs = zip(one, other, strict=True)
+    exact = math.sqrt(math.fsum((float(x) - float(y)) ** 2 for x, y in pairs))
+    assert kernels.distance(one, other) == pytest.approx(exact, rel=1e-13, abs=0)
+    assert kernels.distance(one, one) == 0.0
+
+
+def test_add_writes_the_sum_elsewhere_or_in_place():
+    weights, added, out = vector(1001), vector(1001, seed=1), np.empty(1001, np.float32)
+    kernels.add(weights, added, -0.3, out)
+    np.testing.assert_array_equal(out, weights + np.float32(-0.3) * added)
+    kernels.add(weights, added, -0.3, weights)
+    np.testing.assert_array_equal(out, weights)
