@@ -53,6 +53,7 @@ KERAS = (
     "nnlo.model.builder",  # reads architectures
     "nnlo.data.originals",  # downloads through keras.datasets
     "nnlo.mpi.callbacks",
+    "nnlo.callbacks",
 )
 HEAVY = {
     "mpi4py": ("nnlo.mpi.link",),

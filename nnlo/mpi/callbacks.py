@@ -3,7 +3,8 @@
 Unmodified EarlyStopping, ReduceLROnPlateau, LearningRateScheduler, ModelCheckpoint, CSVLogger
 and the like work, for native torch models too. ``on_epoch_end`` comes when the epoch's
 validation is in, which may be a little after the next epoch has begun; weights that a callback
-reads there are those that were validated.
+reads there are those that were validated. A callback with a ``monitor`` hears only of epochs
+that have it: without that, Keras would warn at each epoch that is not validated.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,25 +17,46 @@ from numpy.typing import NDArray
 from nnlo.history import Record
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.master import Master
-from nnlo.mpi.stopping import larger_is_better
+from nnlo.mpi.stopping import larger_is_better, metric_name
 
 if TYPE_CHECKING:
     from nnlo.mpi.root import Root
 
 
 class _Optimizer:
-    """What callbacks know of an optimizer: its learning rate."""
+    """What callbacks know of an optimizer: its learning rate.
+
+    The master's rate is ``learning_rate`` times ``scale``: a warm-up moves the scale, so that it
+    goes together with whoever sets the rate.
+    """
 
     def __init__(self, master: Master) -> None:
         self._master = master
+        self._rate = master.half.learning_rate
+        self._scale = 1.0
+
+    @property
+    def base_learning_rate(self) -> float:
+        """The algorithm's own, also in a restored run."""
+        return self._master.base_learning_rate
 
     @property
     def learning_rate(self) -> float:
-        return self._master.half.learning_rate
+        return self._rate
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        self._master.half.learning_rate = float(np.asarray(value))
+        self._rate = float(np.asarray(value))
+        self._master.half.learning_rate = self._rate * self._scale
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = value
+        self._master.half.learning_rate = self._rate * self._scale
 
 
 class TrainedModel:
@@ -46,6 +68,16 @@ class TrainedModel:
         self._root = root
         self._master = master
         self._adapter = adapter
+
+    @property
+    def version(self) -> int:
+        """Updates applied since the start of the run, also before a restore."""
+        return self._master.version
+
+    @property
+    def progress(self) -> float:
+        """Epochs trained since the start of the run, counted in samples."""
+        return self._root.progress
 
     def get_weights(self) -> list[NDArray[np.float32]]:
         """Copies, one array a variable, in the order of the manifest."""
@@ -68,7 +100,7 @@ class TrainedModel:
         else:
             self._write(lambda: self._adapter.save(Path(filepath)))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def _write(self, write: Callable[[], Any]) -> None:
         """Let ``write`` save the model in turn with a validation that may be under way."""
         weights = self._weights().copy()
 
@@ -96,6 +128,8 @@ class KerasCallbacks:
     def begin(self, root: "Root", master: Master) -> None:
         self._root, self._master = root, master
         self._model = TrainedModel(root, master, self._adapter)
+        if not any(map(_is_users, self._callbacks)):  # else they may add metrics to the logs
+            self._settle_monitors(root.metric_names)
         for callback in self._callbacks:
             if getattr(callback, "mode", None) == "auto":
                 # Keras would ask the metrics of a compiled model, which is not there.
@@ -117,13 +151,44 @@ class KerasCallbacks:
     def epoch_ended(self, epoch: int, record: Record) -> None:
         # Keras hands the epoch over by itself; some callbacks fail on a second one.
         logs = {name: value for name, value in record.items() if name != "epoch"}
-        self._call("on_epoch_end", epoch, logs)
+        is_whole = set(self._root.metric_names) <= set(logs)
+        for callback in self._callbacks:
+            monitor = _monitor(callback)
+            if is_whole and monitor is not None:
+                callback.monitor = monitor = metric_name(monitor, list(logs))
+            if monitor is None or monitor in logs:
+                callback.on_epoch_end(epoch, logs)
+        self._heed()
 
     def end(self) -> None:
         self._call("on_train_end", {})
 
+    def _settle_monitors(self, known: Sequence[str]) -> None:
+        """Raises ConfigError where a callback monitors none of the ``known`` metrics."""
+        for callback in self._callbacks:
+            monitor = _monitor(callback)
+            if monitor is not None:
+                callback.monitor = metric_name(monitor, known)
+
     def _call(self, name: str, *args: Any) -> None:
         for callback in self._callbacks:
             getattr(callback, name)(*args)
+        self._heed()
+
+    def _heed(self) -> None:
+        """Stop the run where a callback has asked for it."""
         if self._model is not None and self._model.stop_training:
             self._root.stop(self._master, "a callback")
+
+
+def _is_users(callback: Any) -> bool:
+    """Whether this is code of the user's own."""
+    kind = type(callback)
+    is_ready_made = kind.__module__.startswith(("keras.", "nnlo."))
+    return not is_ready_made or kind.__name__ == "LambdaCallback"
+
+
+def _monitor(callback: Any) -> str | None:
+    """The metric without which ``callback`` cannot do its work at the end of an epoch."""
+    needs_it = getattr(callback, "save_best_only", True)  # of a ModelCheckpoint
+    return getattr(callback, "monitor", None) if needs_it else None

@@ -1,6 +1,8 @@
 """Real Keras callbacks on the master of a run, whatever the model is made of."""
 
 import csv
+import itertools
+import math
 import threading
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 
 keras = pytest.importorskip("keras")
 
+from nnlo.callbacks import Cosine, Schedule, Step, Warmup  # noqa: E402
+from nnlo.errors import ConfigError  # noqa: E402
 from nnlo.mpi.callbacks import KerasCallbacks  # noqa: E402
 from tests.mpi.fakes import LinearModel  # noqa: E402
 from tests.mpi.jobs import Job  # noqa: E402
@@ -31,6 +35,10 @@ def run(*callbacks, values=(5.0, 4.0, 3.0, 3.5, 3.6, 3.7), n_epochs=None, **opti
     listener = KerasCallbacks(callbacks, LinearModel(), n_epochs)
     job = Job(n_epochs=n_epochs, validate=validate, plan={"listeners": (listener,)}, **options)
     return job.run(), seen
+
+
+class Own(keras.callbacks.Callback):
+    """Code of a user's, which may add to the logs."""
 
 
 def rates(job):
@@ -186,8 +194,8 @@ def test_the_header_of_the_csv_has_each_name_once(tmp_path):
 @pytest.mark.parametrize("kind", ["EarlyStopping", "ReduceLROnPlateau"])
 def test_an_accuracy_is_monitored_without_naming_its_direction(kind):
     values = iter([0.1, 0.5, 0.4, 0.3])
-    callback = getattr(keras.callbacks, kind)(monitor="val_accuracy", patience=1)
-    listener = KerasCallbacks([callback], LinearModel(), 4)
+    callback = getattr(keras.callbacks, kind)(monitor="val_acc", patience=1)
+    listener = KerasCallbacks([Own(), callback], LinearModel(), 4)
 
     def validate(weights):
         return {"val_loss": 1.0, "val_accuracy": next(values)}
@@ -211,3 +219,130 @@ def test_saving_every_batch_does_not_disturb_a_validation_under_way(tmp_path):
     listener = KerasCallbacks([keep], adapter, 3)
     job = Job(n_epochs=3, validate=validate, in_line=False, plan={"listeners": (listener,)}).run()
     assert job.history.values("val_loss") == [0.0, 0.0, 0.0]
+
+
+# The learning rate, update by update -------------------------------------------------------
+
+
+def job_of(*callbacks, n_epochs=4, **options):
+    """A job with 6 updates an epoch of 24 samples, and the rates that they are applied with."""
+    plan = {"listeners": (KerasCallbacks(callbacks, LinearModel(), n_epochs),)}
+    plan |= options.pop("plan", {})
+    job = Job(n_samples=24, n_epochs=n_epochs, plan=plan, **options)
+    half, used = job.master.half, []
+    apply = half.apply
+    half.apply = lambda *args: (used.append(half.learning_rate), apply(*args))
+    return job, used
+
+
+def used_rates(*callbacks, **options):
+    job, used = job_of(*callbacks, **options)
+    job.run()
+    assert len(used) == 24
+    return np.array(used) / 0.05
+
+
+def test_a_warm_up_rises_to_the_base_rate_and_stays_there():
+    expected = [min(n / 8, 1.0) for n in range(1, 25)]
+    np.testing.assert_allclose(used_rates(Warmup(8)), expected)
+    np.testing.assert_allclose(used_rates(Warmup(8, start=0.5)), [0.5 + e / 2 for e in expected])
+
+
+def test_a_plateau_within_the_warm_up_halves_what_comes_of_it():
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, factor=0.5, min_delta=1e9)
+    expected = [min(n / 16, 1.0) * 0.5 ** max((n - 1) // 6 - 1, 0) for n in range(1, 25)]
+    np.testing.assert_allclose(used_rates(Warmup(16), plateau), expected)
+    plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=1, factor=0.5, min_delta=1e9)
+    np.testing.assert_allclose(used_rates(plateau, Warmup(16)), expected)
+
+
+def test_a_cosine_is_that_of_keras():
+    decay = keras.optimizers.schedules.CosineDecay(0.05, 18, alpha=0.1)
+    ours = used_rates(Cosine(epochs=3, final=0.1))
+    np.testing.assert_allclose(ours, used_rates(Schedule(decay)), rtol=1e-5)
+    np.testing.assert_allclose(ours[[0, 9, 18]], [1.0, 0.55, 0.1])
+
+
+def test_a_cosine_takes_the_whole_run_by_default_whatever_the_size_of_updates():
+    job, used = job_of(Cosine(), n_workers=3, quorum=1.0)
+    job.run()
+    assert len(used) == 8
+    np.testing.assert_allclose(used, [0.025 * (1 + math.cos(math.pi * n / 8)) for n in range(8)])
+
+
+def test_a_warm_up_is_a_factor_on_a_cosine():
+    both = used_rates(Warmup(6), Cosine())
+    np.testing.assert_allclose(both, used_rates(Cosine()) * used_rates(Warmup(6)))
+    np.testing.assert_allclose(both, used_rates(Cosine(), Warmup(6)))
+
+
+def test_steps_come_with_the_epochs_and_are_in_their_records():
+    job, used = job_of(Step(every=2, factor=0.1))
+    job.run()
+    np.testing.assert_allclose(used, [0.05] * 12 + [0.005] * 12)
+    assert rates(job) == pytest.approx([0.05, 0.05, 0.005, 0.005])
+
+
+def test_a_schedule_may_count_epochs():
+    half_an_epoch = used_rates(Schedule(lambda epoch: 0.05 if epoch < 1.5 else 0.0, "epochs"))
+    np.testing.assert_allclose(half_an_epoch, [1.0] * 9 + [0.0] * 15)
+
+
+@pytest.mark.parametrize("at", [3, 8, 20])
+def test_a_run_restored_from_within_a_schedule_equals_the_undisturbed_one(at, tmp_path):
+    def made():
+        return [Warmup(10), Cosine(final=0.2)]
+
+    whole, _ = job_of(*made())
+    first, _ = job_of(*made(), folder=tmp_path)
+    first.run(interrupt_at=at)
+    second, used = job_of(*made(), restore=first.checkpoint(first.files()[-1]))
+    assert whole.run().master.weights.tolist() == second.run().master.weights.tolist()
+    assert len(used) < 24
+
+
+# Monitors ------------------------------------------------------------------------------------
+
+
+def test_a_monitor_that_is_no_metric_is_an_error_before_the_start():
+    stop = keras.callbacks.EarlyStopping("val_los")
+    job, used = job_of(stop)
+    with pytest.raises(ConfigError, match="one of loss, val_loss, got 'val_los'"):
+        job.run()
+    assert used == []
+    job, _ = job_of(keras.callbacks.EarlyStopping(), validate=None)
+    with pytest.raises(ConfigError, match="there is no validation data"):
+        job.run()
+
+
+def test_a_callback_of_the_users_may_add_what_another_monitors():
+    class Adds(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_f1"] = 1.0
+
+    plateau = keras.callbacks.ReduceLROnPlateau("val_f1", patience=1, factor=0.5)
+    job, _ = job_of(Adds(), plateau)
+    assert rates(job.run()) == pytest.approx([0.05, 0.05, 0.025, 0.0125])
+    job, used = job_of(Own(), keras.callbacks.EarlyStopping("val_f1"))
+    with pytest.raises(ConfigError, match=r"val_loss.*got 'val_f1'"):
+        job.run()
+    assert len(used) <= 7
+
+
+def test_epochs_without_validation_do_not_count_for_who_monitors_it():
+    values = itertools.count(1.0)
+    stop = keras.callbacks.EarlyStopping(patience=2)
+    job, _ = job_of(
+        stop,
+        n_epochs=20,
+        plan={"validate_every": 3},
+        validate=lambda weights: {"val_loss": next(values)},
+    )
+    assert len(job.run().history.epochs) == 9
+
+
+def test_a_model_checkpoint_of_every_epoch_needs_no_metric(tmp_path):
+    keep = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    job, _ = job_of(keep, validate=None)
+    job.run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{n}.keras" for n in range(1, 5)]
