@@ -101,14 +101,19 @@ class EASGDWorker:
 
     def __init__(self, n_trainable: int, alpha: float) -> None:
         self._alpha = alpha
-        self._x = np.zeros(n_trainable, np.float32)  # between pull and push: w
+        self._x = np.zeros(n_trainable, np.float32)
+        self._center: Vector | None = None
         self._restored = False
 
     def pull(self, weights: Vector) -> None:
-        self._x[:] = weights
+        """``weights`` must stay as they are until the push."""
+        self._center = weights
 
     def push(self, vector: Vector) -> None:
-        kernels.step(_elastic, vector, vector, (self._x,), (self._alpha,))
+        assert self._center is not None, "pull comes before push"
+        kernels.check(self._x.size, vector, self._center)
+        kernels.step(_elastic, vector, vector, (self._center, self._x), (self._alpha,))
+        self._center = None
 
     def absorb(self, weights: Vector | None) -> Vector:
         """x; the master's weights are where x begins, unless it was restored."""
@@ -158,10 +163,10 @@ def total(updates: Sequence[Update]) -> tuple[Vector, float]:
     return first, 1.0
 
 
-def _elastic(x: Vector, w: Vector, alpha: np.float32) -> None:
-    """x becomes the difference d, and w the weights x - d of which the worker goes on."""
+def _elastic(x: Vector, w: Vector, kept: Vector, alpha: np.float32) -> None:
+    """x becomes the difference d; the weights x - d are kept."""
     for i in range(x.size):
         difference = alpha * (x[i] - w[i])
         rest = x[i] - difference
         x[i] = difference
-        w[i] = rest
+        kept[i] = rest

@@ -120,13 +120,10 @@ class GEMWorker:
     def push(self, vector: Vector) -> None:
         assert self._theta is not None, "pull comes before push"
         kernels.check(vector.size, vector, self._theta)
-        slots = self._slots
-        if self._algo.trains_locally:
-            start, factor = slots["x"], 1.0
-        else:
-            start, factor = None, -self._algo.learning_rate * self.rate
-        numbers = (factor, self._algo.momentum, self._algo.kappa)
-        arrays = (self._theta, slots["momentum"], slots["stale"], slots["x"], start)
+        slots, locally = self._slots, self._algo.trains_locally
+        factor = -self._algo.learning_rate * self.rate
+        numbers = (locally, factor, self._algo.momentum, self._algo.kappa)
+        arrays = (self._theta, slots["momentum"], slots["stale"], slots["x"])
         kernels.step(_commit, vector, vector, arrays, numbers)
         self._theta = None
 
@@ -156,17 +153,17 @@ def _commit(
     momentum: Vector,
     stale: Vector,
     x: Vector,
-    start: Vector | None,
+    locally: np.float32,
     factor: np.float32,
     mu: np.float32,
     kappa: np.float32,
 ) -> None:
-    """From the gradient, or from the weights that local steps from ``start``, which is ``x``,
-    have reached, to the commit."""
+    """``vector`` becomes the commit. On entry it is a gradient, which ``factor`` makes a step,
+    or the weights that local steps from ``x`` have reached."""
     zero, most, epsilon = np.float32(0.0), np.float32(5.0), np.float32(1e-12)
     for i in range(vector.size):
         present = theta[i]
-        delta = factor * vector[i] if start is None else vector[i] - start[i]
+        delta = vector[i] - x[i] if locally else factor * vector[i]
         m = mu * momentum[i] + delta
         change = present - stale[i]
         share = (kappa * abs(m) - abs(change)) / (abs(delta) + epsilon)
