@@ -30,6 +30,7 @@ class ModelAdapter(Protocol):
     suffix: str  # of the file that ``save`` writes: ".keras" or ".pt"
     learning_rate: float  # of the local optimizer; settable; used by its steps only
     has_gradient: bool  # False for a model with its own train_step: it takes local steps only
+    has_test_step: bool  # False for one without its own test_step: test_step is a ModelError
 
     @property
     def model(self) -> Any:

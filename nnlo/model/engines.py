@@ -1,5 +1,6 @@
 """What the Keras adapter asks of a Keras backend, and where each one is."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +10,9 @@ from nnlo.model.adapter import Vector
 
 Arrays = list[NDArray[Any]]
 """One array per input or output of the model."""
+
+Function = Callable[[list[Any], list[Any]], Any]
+"""From lists of tensors, of the inputs and the outputs, to one tensor."""
 
 ENGINES = {
     "tensorflow": "nnlo.model.keras_tensorflow",
@@ -32,6 +36,15 @@ class Engine(Protocol):
         """Step along ``vector``, see ``ModelAdapter.apply_gradient``."""
 
     def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]: ...
+    def run(
+        self, function: Function, x: Arrays, y: Arrays, *, training: bool
+    ) -> NDArray[np.float32]:
+        """Call ``function(x, y)`` with lists of the backend's tensors; it returns one tensor.
+
+        training: whether it differentiates. Compiled where the backend compiles, once per
+        ``function.__name__`` and kind of batch. Not on JAX, where it would have to be pure.
+        """
+
     def predict(self, x: Arrays) -> Any: ...
     def seed(self, seed: int) -> None:
         """Start random generators that are no variables of the model."""

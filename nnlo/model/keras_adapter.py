@@ -24,6 +24,7 @@ class KerasAdapter(KerasVector):
     """
 
     has_gradient = True
+    has_test_step = True
 
     def __init__(
         self,
@@ -95,6 +96,10 @@ class KerasAdapter(KerasVector):
         if is_empty(batch):
             return np.zeros(1 + len(self.metric_names))
         return sums_of(self._engine.evaluate(*self._prepared(batch)))
+
+    def _optimizers(self) -> dict[str, Any]:
+        one = self._network.optimizer
+        return {} if one is None else {"optimizer": one}
 
     def _check_optimizer(self, verb: str) -> None:
         if self._network.optimizer is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnlo.errors import ModelError
 from nnlo.model.adapter import Vector
-from nnlo.model.engines import Arrays
+from nnlo.model.engines import Arrays, Function
 from nnlo.model.keras_network import KerasNetwork
 from nnlo.model.keras_objective import rows
 
@@ -79,6 +79,11 @@ class TensorFlowEngine:
     def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
         return np.asarray(self._call(self._evaluate, x, y))
 
+    def run(
+        self, function: Function, x: Arrays, y: Arrays, *, training: bool
+    ) -> NDArray[np.float32]:
+        return np.asarray(self._trace(function, x, y)(*map(tf.constant, [*x, *y])))
+
     def predict(self, x: Arrays) -> Any:
         return tf.nest.map_structure(np.array, self._call(self._predict, x, []))
 
@@ -133,7 +138,18 @@ class TensorFlowEngine:
         outputs = tf.nest.flatten(self._forward(x, training=training))
         return rows(self._net.losses, self._net.metrics, y, outputs, self._net.model.losses)
 
-    def _call(self, function: Callable[..., Any], x: Arrays, y: Arrays) -> Any:
+    def _call(self, function: Function, x: Arrays, y: Arrays) -> Any:
+        try:
+            traced = self._trace(function, x, y)
+        except ValueError as error:
+            shapes = ", ".join(str(one.shape) for one in x)
+            raise ModelError(
+                f"features must fit the model {self._net.model.name!r}, got shapes {shapes}; "
+                f"reshape the data or change its first layer ({error})"
+            ) from error
+        return traced(*map(tf.constant, [*x, *y]))
+
+    def _trace(self, function: Function, x: Arrays, y: Arrays) -> Any:
         arrays = [*x, *y]
         kind = (function.__name__, *((one.shape[1:], one.dtype) for one in arrays))
         traced = self._traced.get(kind)
@@ -143,16 +159,8 @@ class TensorFlowEngine:
             def flat(*tensors: Any) -> Any:
                 return function(list(tensors[: len(x)]), list(tensors[len(x) :]))
 
-            try:
-                traced = _compile(flat, specifications)
-            except ValueError as error:
-                shapes = ", ".join(str(one.shape) for one in x)
-                raise ModelError(
-                    f"features must fit the model {self._net.model.name!r}, got shapes {shapes}; "
-                    f"reshape the data or change its first layer ({error})"
-                ) from error
-            self._traced[kind] = traced
-        return traced(*map(tf.constant, arrays))
+            traced = self._traced[kind] = _compile(flat, specifications)
+        return traced
 
     @staticmethod
     def _copy(values: list[Any], views: list[NDArray[np.float32]]) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from keras import ops
 from numpy.typing import NDArray
 
 from nnlo.model.adapter import Vector
-from nnlo.model.engines import Arrays
+from nnlo.model.engines import Arrays, Function
 from nnlo.model.keras_network import KerasNetwork
 from nnlo.model.keras_objective import rows
 from nnlo.model.torch_flat import FlatTensors, OwnRandomState
@@ -59,6 +60,15 @@ class TorchEngine:
             measured: NDArray[np.float32] = self._measure(x, y, training=False).cpu().numpy()
             return measured
 
+    def run(
+        self, function: Function, x: Arrays, y: Arrays, *, training: bool
+    ) -> NDArray[np.float32]:
+        tensors = ([ops.convert_to_tensor(one) for one in part] for part in (x, y))
+        with torch.set_grad_enabled(training), self._random.use():
+            result = function(*tensors)
+        array: NDArray[np.float32] = result.detach().cpu().numpy()
+        return array
+
     def predict(self, x: Arrays) -> Any:
         with torch.no_grad(), self._random.use():
             outputs = self._forward(x, training=False)
@@ -92,12 +102,12 @@ class TorchEngine:
         return array
 
     def _forward(self, x: Arrays, *, training: bool) -> Any:
-        tensors = [keras.ops.convert_to_tensor(one) for one in x]
+        tensors = [ops.convert_to_tensor(one) for one in x]
         return self._net.model(tensors if len(tensors) > 1 else tensors[0], training=training)
 
     def _measure(self, x: Arrays, y: Arrays, *, training: bool) -> Any:
         outputs = keras.tree.flatten(self._forward(x, training=training))
-        labels = [keras.ops.convert_to_tensor(one) for one in y]
+        labels = [ops.convert_to_tensor(one) for one in y]
         return rows(self._net.losses, self._net.metrics, labels, outputs, self._net.model.losses)
 
 

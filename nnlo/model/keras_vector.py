@@ -88,8 +88,7 @@ class KerasVector:
 
     def _optimizers(self) -> dict[str, Any]:
         """The local optimizers by the names they have in the local state."""
-        one = self._network.optimizer
-        return {} if one is None else {"optimizer": one}
+        raise NotImplementedError
 
     def _named_locals(self) -> dict[str, Any]:
         groups = {"local": self._network.local}
@@ -100,10 +99,10 @@ class KerasVector:
 
 
 def value_of(variable: Any) -> NDArray[Any]:
-    """Return the value of a Keras variable or tensor."""
-    # through a tensor, since NumPy warns of how a Keras variable turns into an array
-    tensor = keras.ops.convert_to_tensor(variable)
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
+    """Return the value of a Keras variable; it may be on its memory."""
+    # not by keras.ops.convert_to_numpy, which NumPy warns of on every backend
+    value = variable.value
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
 def summary_of(model: Any) -> str:

@@ -2,7 +2,7 @@
 
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,12 @@ from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Batch, ModelAdapter
 from nnlo.model.builder import ModelBuilder
 from nnlo.model.losses import Loss
+from nnlo.model.own_training import check_own_losses
 
 
 def make_adapter(
     model: Any,
-    loss: Loss | Sequence[Loss],
+    loss: Loss | Sequence[Loss] | None,
     metrics: Sequence[str] | None = None,
     *,
     optimizer: str | Mapping[str, Any] | None = None,
@@ -26,31 +27,70 @@ def make_adapter(
 ) -> ModelAdapter:
     """Return the adapter of a Keras model or a torch module.
 
-    loss: a name of ``losses.LOSSES`` or a function; a list for several outputs.
+    A model with its own ``train_step`` is trained by that (see docs/models.md).
+    loss: a name of ``losses.LOSSES`` or a function; a list for several outputs. None, like
+    metrics, for a model with its own ``train_step``, and only then.
     metrics: names of ``losses.METRICS``; None for accuracy with a loss of classification.
     optimizer: of ``train_step``: a name, or a mapping with "name" and its parameters, of
-    Keras for Keras models and of ``torch.optim`` for torch modules; None: gradients only.
+    Keras for Keras models and of ``torch.optim`` for torch modules; None: gradients only, or
+    the optimizers that a model with its own ``train_step`` brings.
     learning_rate: of the optimizer; None for its own default.
     clip_norm: largest norm of the gradient in ``train_step``.
     example: a batch that builds a model which does not know its input shape yet.
     Raise ModelError for what is no model or has no fixed shape, ConfigError for unknown names.
     """
-    # a model of a backend can only exist where the backend is imported
-    keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
+    is_keras, is_own = _is_keras(model), has_own_train_step(model)
     options: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate}
     options |= {"clip_norm": clip_norm, "example": example}
-    if keras is not None and isinstance(model, keras.Model):
-        from nnlo.model.keras_adapter import KerasAdapter
+    if is_own:
+        check_own_losses(loss, metrics)
+    elif loss is None:
+        raise ConfigError("a model must have a loss to be trained by, got none; name one")
+    else:
+        options |= {"loss": loss, "metrics": metrics}
+    return _adapter_class(is_keras, is_own)(model, **options)
 
-        return KerasAdapter(model, loss, metrics, **options)
+
+def has_own_train_step(model: Any) -> bool:
+    """Tell whether a Keras model overrides ``train_step`` or a torch module has one.
+
+    Raise ModelError for what is neither.
+    """
+    if _is_keras(model):
+        return type(model).train_step is not sys.modules["keras"].Model.train_step
+    return callable(getattr(model, "train_step", None))
+
+
+def _is_keras(model: Any) -> bool:
+    """Tell a Keras model from a torch module; raise ModelError for what is neither."""
+    # a model of a backend can only exist where the backend is imported
+    keras, torch = sys.modules.get("keras"), sys.modules.get("torch")
+    if keras is not None and isinstance(model, keras.Model):  # a torch module too, on torch
+        return True
     if torch is not None and isinstance(model, torch.nn.Module):
-        from nnlo.model.torch_adapter import TorchAdapter
-
-        return TorchAdapter(model, loss, metrics, **options)
+        return False
     raise ModelError(
         f"build_model must return a Keras 3 model or a torch module, got {type(model).__name__}; "
         "return the model itself, made by keras (not tf_keras) or torch.nn"
     )
+
+
+def _adapter_class(is_keras: bool, is_own: bool) -> Callable[..., ModelAdapter]:
+    if is_keras and is_own:
+        from nnlo.model.keras_own import OwnKerasAdapter
+
+        return OwnKerasAdapter
+    if is_keras:
+        from nnlo.model.keras_adapter import KerasAdapter
+
+        return KerasAdapter
+    if is_own:
+        from nnlo.model.torch_own import OwnTorchAdapter
+
+        return OwnTorchAdapter
+    from nnlo.model.torch_adapter import TorchAdapter
+
+    return TorchAdapter
 
 
 def build_adapter(
@@ -62,16 +102,17 @@ def build_adapter(
 ) -> ModelAdapter:
     """Build a model and return its adapter; equal seeds give equal first weights.
 
-    loss: None for the builder's own; ConfigError where it has none either.
+    loss: None for the builder's own, or for a model with its own ``train_step``; ConfigError
+    where there is neither.
     seed: of the initial weights; None leaves them to chance. options: of ``make_adapter``.
     The global random generators are put back to where they were.
     """
     name = builder.name  # runs a model file, so that its backend is imported and can be seeded
-    loss = builder.loss if loss is None else loss
-    if loss is None:
-        raise ConfigError(f"a loss must be given for the model {name}, got none; name one")
     with _seeded(seed):
         model = builder.build_model()
+    loss = builder.loss if loss is None else loss
+    if loss is None and not has_own_train_step(model):
+        raise ConfigError(f"a loss must be given for the model {name}, got none; name one")
     return make_adapter(model, loss, **options)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nnlo.errors import ConfigError, ModelError
@@ -14,7 +13,7 @@ from nnlo.model.batch import is_empty, sums_of
 from nnlo.model.fit import ONE_OF_MANY, check_classes, fit_labels
 from nnlo.model.losses import Loss, plan
 from nnlo.model.torch_flat import tensor_of
-from nnlo.model.torch_network import load_optimizer_state, make_optimizer, optimizer_state
+from nnlo.model.torch_network import make_optimizer
 from nnlo.model.torch_objective import rows
 from nnlo.model.torch_vector import TorchVector
 
@@ -30,6 +29,7 @@ class TorchAdapter(TorchVector):
     """
 
     has_gradient = True
+    has_test_step = True
 
     def __init__(
         self,
@@ -100,23 +100,8 @@ class TorchAdapter(TorchVector):
         with torch.no_grad(), self._random.use():
             return sums_of(self._measure(batch, training=False).cpu().numpy())
 
-    def local_state(self) -> dict[str, NDArray[Any]]:
-        state = super().local_state()
-        if self._optimizer is not None:
-            slots = optimizer_state(self._optimizer)
-            state |= {f"optimizer/{name}": value for name, value in slots.items()}
-        return state
-
-    def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
-        super().load_local_state(state)
-        if self._optimizer is not None:
-            prefix = "optimizer/"
-            slots = {
-                name.removeprefix(prefix): value
-                for name, value in state.items()
-                if name.startswith(prefix)
-            }
-            load_optimizer_state(self._optimizer, slots)
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {} if self._optimizer is None else {"optimizer": self._optimizer}
 
     def _local_optimizer(self, verb: str) -> torch.optim.Optimizer:
         if self._optimizer is None:

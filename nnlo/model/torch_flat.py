@@ -58,7 +58,7 @@ class FlatTensors:
     def cut(self, vector: Vector) -> list[Tensor]:
         """Return one tensor for each trainable one, in its shape: views of ``vector`` on a CPU."""
         flat = tensor_of(vector[: self._n_trainable]).to(self.device)
-        parts = flat.split([one.numel() for one in self._trainable])
+        parts = torch.split(flat, [one.numel() for one in self._trainable])
         return [part.view(one.shape) for part, one in zip(parts, self._trainable, strict=True)]
 
     def take_gradients(self, out: Tensor) -> None:

@@ -67,40 +67,35 @@ def sort_networks(model: nn.Module, networks: Mapping[str, nn.Module]) -> Sorted
     Raise ModelError for weights that are not float32, or in none of the networks.
     """
     layout: dict[str, tuple[list[Variable], list[Variable]]] = {}
-    trainable: dict[int, Tensor] = {}
-    state: dict[int, Tensor] = {}
+    trainable: list[Tensor] = []
+    state: list[Tensor] = []
     moving: list[Buffer] = []
     counters: list[Buffer] = []
     seen: set[int] = set()
     for network, module in networks.items():
         buffers = [one for one in persistent_buffers(module) if id(one.tensor) not in seen]
         floats = [one for one in buffers if one.tensor.is_floating_point()]
-        kinds: tuple[list[Variable], list[Variable]] = ([], [])
-        frozen = parameters(module, trainable=False) | {one.name: one.tensor for one in floats}
-        groups = (parameters(module, trainable=True), frozen)
-        for found, kind, tensors in zip((trainable, state), kinds, groups, strict=True):
-            for name, tensor in tensors.items():
-                if id(tensor) not in seen:
-                    found[id(tensor)] = tensor
-                    kind.append((name, tensor.shape))
-        prefix = f"{network}/" if len(networks) > 1 else ""
-        counters += [
-            replace(one, name=prefix + one.name)
-            for one in buffers
-            if not one.tensor.is_floating_point()
-        ]
+        fixed = parameters(module, trainable=False)
+        fixed |= {one.name: one.tensor for one in floats}
+        kinds = (parameters(module, trainable=True), fixed)
+        new = [{name: one for name, one in kind.items() if id(one) not in seen} for kind in kinds]
+        trainable += new[0].values()
+        state += new[1].values()
+        layout[network] = (_shapes(new[0]), _shapes(new[1]))
         moving += floats
-        layout[network] = kinds
-        seen |= {id(one.tensor) for one in buffers} | set(trainable) | set(state)
+        prefix = f"{network}/" if len(networks) > 1 else ""
+        counters += [replace(one, name=prefix + one.name) for one in buffers if one not in floats]
+        seen |= {id(one) for one in (*trainable, *state)} | {id(one.tensor) for one in buffers}
     _check_all_are_sorted(model, seen)
-    manifest = Manifest.pack_networks(layout)
-    return SortedNetworks(
-        manifest, list(trainable.values()), list(state.values()), moving, counters
-    )
+    return SortedNetworks(Manifest.pack_networks(layout), trainable, state, moving, counters)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> list[Variable]:
+    return [(name, one.shape) for name, one in tensors.items()]
 
 
 def _check_all_are_sorted(model: nn.Module, seen: set[int]) -> None:
-    everything = dict(model.named_parameters())
+    everything: dict[str, Tensor] = dict(model.named_parameters())
     everything |= {one.name: one.tensor for one in persistent_buffers(model)}
     for name, tensor in everything.items():
         if id(tensor) not in seen:

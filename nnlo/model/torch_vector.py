@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from nnlo.files import write_atomic
 from nnlo.model.adapter import Batch, Vector
 from nnlo.model.batch import as_arrays
 from nnlo.model.torch_flat import FlatTensors, OwnRandomState, tensor_of
-from nnlo.model.torch_network import describe, is_lazy, sort_networks
+from nnlo.model.torch_network import (
+    describe,
+    is_lazy,
+    load_optimizer_state,
+    optimizer_state,
+    sort_networks,
+)
 
 
 class TorchVector:
@@ -75,6 +82,9 @@ class TorchVector:
 
     def local_state(self) -> dict[str, NDArray[Any]]:
         state = {f"local/{one.name}": one.tensor.cpu().numpy().copy() for one in self._counters}
+        for prefix, optimizer in self._optimizers().items():
+            slots = optimizer_state(optimizer)
+            state |= {f"{prefix}/{name}": value for name, value in slots.items()}
         return state | self._random.state()
 
     def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
@@ -86,6 +96,13 @@ class TorchVector:
                 )
             one.tensor.copy_(torch.from_numpy(np.array(state[f"local/{one.name}"])))
         self._random.load_state(state)
+        for prefix, optimizer in self._optimizers().items():
+            slots = {
+                name.removeprefix(f"{prefix}/"): value
+                for name, value in state.items()
+                if name.startswith(f"{prefix}/")
+            }
+            load_optimizer_state(optimizer, slots)
 
     def save(self, path: Path) -> list[Path]:
         """Write each ``state_dict`` for ``torch.load(path, weights_only=True)``; at once."""
@@ -96,14 +113,17 @@ class TorchVector:
             for name, network in self._networks.items():
                 files[path.with_stem(f"{path.stem}-{name}")] = network
         for file, module in files.items():
-            weights = _weights(module)
-            write_atomic(file, lambda stream, weights=weights: torch.save(weights, stream))
+            write_atomic(file, partial(torch.save, _weights(module)))
         return list(files)
 
     def summary(self) -> str:
         total = f"{self.manifest.n_trainable:,} trainable, {self.manifest.n_state:,} state"
         total += f", {4 * self.manifest.size:,} bytes"
         return "\n".join([*describe(self._module), total])
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The local optimizers by the names they have in the local state."""
+        raise NotImplementedError
 
     @contextmanager
     def _training(self) -> Iterator[None]:

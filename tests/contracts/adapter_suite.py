@@ -424,6 +424,37 @@ def test_function_as_loss():
     np.testing.assert_allclose(custom.test_step(data), adapter.test_step(data), rtol=1e-5)
 
 
+def own_network():
+    if BACKEND == "native":
+        from torch import nn
+
+        class Own(nn.Linear):
+            def train_step(self, batch): ...
+
+        return Own(2, 1)
+    import keras
+
+    class OwnKeras(keras.Sequential):
+        def train_step(self, data): ...
+
+    return OwnKeras([keras.Input((2,)), keras.layers.Dense(1)])
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="refused, see the next test")
+def test_model_with_its_own_train_step_is_recognised_and_has_no_gradient():
+    adapter = make_adapter(own_network(), None, optimizer="sgd", learning_rate=0.5)
+    assert (adapter.has_gradient, adapter.has_test_step) == (False, False)
+    assert adapter.metric_names == ("loss",)
+    assert adapter.learning_rate == 0.5
+    assert (adapter_of().has_gradient, adapter_of().has_test_step) == (True, True)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="only JAX needs pure functions")
+def test_model_with_its_own_train_step_is_refused_on_jax():
+    with pytest.raises(ModelError, match="set KERAS_BACKEND=tensorflow or torch"):
+        make_adapter(own_network(), None)
+
+
 def test_summary_names_the_layers():
     summary = adapter_of().summary()
     assert ("Linear" if BACKEND == "native" else "dense") in summary

@@ -10,19 +10,19 @@ import pytest
 
 from nnlo.model.engines import ENGINES
 
-SUITE = Path(__file__).with_name("adapter_suite.py")
+FOLDER = Path(__file__).parent
 # Keras' variables have an __array__ of before NumPy 2
 KNOWN = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 
 
-@pytest.mark.parametrize("backend", ["native", *ENGINES])
-def test_adapter_holds_the_contract(backend):
+def run_on(backend, file):
+    """Run a file of tests with all of a backend's own settings, in a process of its own."""
     package = "torch" if backend == "native" else backend
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     keras = {} if backend == "native" else {"KERAS_BACKEND": backend}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-W", KNOWN, str(SUITE)],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-W", KNOWN, str(file)],
         env=os.environ | keras | {"NNLO_TEST_BACKEND": backend},
         capture_output=True,
         text=True,
@@ -31,3 +31,12 @@ def test_adapter_holds_the_contract(backend):
     )
     assert run.returncode == 0, run.stdout[-8000:]
     assert " failed" not in run.stdout
+
+
+@pytest.mark.parametrize("backend", ["native", *ENGINES])
+def test_adapter_holds_the_contract(backend):
+    run_on(backend, FOLDER / "adapter_suite.py")
+
+
+def test_models_with_their_own_train_step_run_on_keras_with_torch():
+    run_on("torch", FOLDER.parent / "model" / "test_custom_keras.py")

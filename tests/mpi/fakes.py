@@ -18,6 +18,7 @@ class LinearModel:
     suffix = ".fake"
     metric_names = ("loss",)
     has_gradient = True
+    has_test_step = True
     learning_rate = 0.1
 
     def __init__(self, with_state: bool = True) -> None:
