@@ -6,35 +6,48 @@ repeated, for tests and for papers.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from nnlo.algo.base import Vector
-from nnlo.algo.downpour import Downpour
+from nnlo.algo.base import Algorithm, Vector
 from nnlo.data import Data
 from nnlo.errors import ConfigError
 from nnlo.history import History
 from nnlo.model.adapter import ModelAdapter
+from nnlo.mpi.branch import Branch, BranchPlan
 from nnlo.mpi.evaluate import Background, evaluate
-from nnlo.mpi.loopback import Loopback, Order, run_in_process
+from nnlo.mpi.frame import Frame
+from nnlo.mpi.loopback import Loopback, Order, branch_in_process, run_in_process
 from nnlo.mpi.master import Master, up_frame
-from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.ring import Member, ring_in_process
 from nnlo.mpi.root import Root, RootPlan
-from nnlo.mpi.settings import RunSettings
+from nnlo.mpi.settings import RunSettings, make_protocol
 from nnlo.mpi.stopping import larger_is_better
+from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.worker import Worker, WorkerPlan
 
-_SETTINGS = ("num_epochs", "synchronous", "quorum", "seed", "validate_every", "monitor")
+_SETTINGS = (
+    "num_epochs",
+    "synchronous",
+    "quorum",
+    "max_staleness",
+    "num_masters",
+    "num_processes",
+    "seed",
+    "validate_every",
+    "monitor",
+)
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """weights: shape (manifest.size,), at the end. arrivals: worker of each update, from 0, in
-    the order in which the master heard them."""
+    """weights: shape (manifest.size,), at the end. arrivals: the root's child of each message,
+    from 0, in the order in which the root heard them."""
 
     weights: Vector
     history: History
@@ -42,21 +55,24 @@ class Simulated:
 
 
 def simulate(
-    algo: Downpour,
+    algo: Algorithm,
     adapter: ModelAdapter,
     data: Data,
     n_workers: int,
     *,
+    root_algo: Algorithm | None = None,
     order: Iterable[int] | None = None,
     validation: Data | None = None,
     **settings: Any,
 ) -> Simulated:
     """Train ``adapter``'s model by ``n_workers`` virtual workers that share ``data``.
 
-    order: worker numbers from 0, one an arrival; a worker that has nothing ready is passed
-    over, and when the numbers end the others follow in turn. None: drawn at random from the
-    seed. settings: num_epochs, synchronous, quorum, seed, validate_every and monitor of
-    ``RunSettings``. The model holds the final weights afterwards.
+    order: numbers from 0 of who the root hears next, workers or sub-masters; one that has
+    nothing ready is passed over, and when the numbers end the others follow in turn. None:
+    drawn at random from the seed. root_algo: as of ``MPIManager``. settings: num_epochs,
+    synchronous, quorum, max_staleness, num_masters, num_processes (members of each worker),
+    seed, validate_every and monitor of ``RunSettings``. Without a master, n_workers is the
+    number of ranks. The model holds the final weights afterwards.
     """
     if unused := sorted(set(settings) - set(_SETTINGS)):
         raise ConfigError(
@@ -66,22 +82,21 @@ def simulate(
     if n_workers < 1:
         raise ConfigError(f"a simulation must have at least one worker, got {n_workers}")
     run = RunSettings.make(**settings)
-    manifest = adapter.manifest
-    weights = np.empty(manifest.size, np.float32)
+    crew = _Crew(_Desk(adapter), algo, data, run, n_workers, root_algo)
+    weights = np.empty(adapter.manifest.size, np.float32)
     adapter.get_flat(weights)
-    desk = _Desk(adapter)
-    root = _make_root(desk, data, validation, run)
+    root = _make_root(crew.desk, data, validation, run)
     link = Loopback()
-    protocol = MasterProtocol(range(n_workers), run.quorum if run.synchronous else None)
-    half = algo.master(manifest.n_trainable)
-    master = Master(manifest, half, protocol, link, root, weights)
-    workers = {
-        index: _make_worker(index, n_workers, algo, desk, data, run).run(weights)
-        for index in range(n_workers)
-    }
+    children = crew.children(weights)
+    above = root_algo or algo
+    half = above.master(adapter.manifest.n_trainable, crew.n_heard)
+    protocol = make_protocol(run, range(len(children)))
+    keeps = above.needs_base
+    master = Master(adapter.manifest, half, protocol, link, root, weights, keeps_bases=keeps)
     arrivals: list[int] = []
     root.begin(master)
-    run_in_process(master, link, workers, _recorded(_order(order, n_workers, run.seed), arrivals))
+    chosen = _recorded(_order(order, len(children), run.seed), arrivals)
+    run_in_process(master, link, children, chosen)
     if master.error is not None:
         raise master.error
     root.finish(master)
@@ -105,28 +120,101 @@ def _make_root(desk: "_Desk", data: Data, validation: Data | None, run: RunSetti
     return Root(plan, Background(in_line=True))
 
 
-def _make_worker(
-    index: int, n_workers: int, algo: Downpour, desk: "_Desk", data: Data, run: RunSettings
-) -> Worker:
-    own = copy.copy(data)
-    own.set_shard(index, n_workers)
-    adapter = _VirtualAdapter(desk, desk.adapter)
-    seed = np.random.SeedSequence([run.seed, index, 0]).generate_state(1)[0]
-    adapter.seed(int(seed))
-    manifest = adapter.manifest
-    return Worker(
-        index,
-        adapter,
-        own,
-        algo.worker(manifest.n_trainable),
-        up_frame(manifest, 1 + len(adapter.metric_names))(),
-        WorkerPlan(
-            n_epochs=run.num_epochs,
-            sync_every=algo.sync_every,
-            trains_locally=algo.trains_locally,
-            base_rate=adapter.learning_rate if algo.trains_locally else 1.0,
-        ),
-    )
+class _Crew:
+    """Everybody below the root: workers of one or more members, sub-masters over them."""
+
+    def __init__(
+        self,
+        desk: "_Desk",
+        algo: Algorithm,
+        data: Data,
+        run: RunSettings,
+        n_workers: int,
+        root_algo: Algorithm | None,
+    ) -> None:
+        self.desk = desk
+        self._algo = algo
+        self._data = data
+        self._run = run
+        self._root_algo = root_algo
+        n_members = run.num_processes if algo.has_master else n_workers
+        n_rings = n_workers if algo.has_master else 1
+        self._n_trainers = n_rings * n_members
+        members = [tuple(range(i * n_members, (i + 1) * n_members)) for i in range(n_rings)]
+        n_groups = min(run.num_masters - 1, n_rings)
+        ends = [round(i * n_rings / n_groups) for i in range(n_groups + 1)] if n_groups else []
+        self._groups = [members[a:b] for a, b in pairwise(ends)] or [members]
+        self._is_tree = bool(n_groups)
+        # For the algorithm: who exchanges with the root, or all ranks where there is none.
+        self.n_heard = n_rings if algo.has_master else n_members
+        if root_algo is not None:
+            self.n_heard = n_groups
+
+    def children(self, weights: Vector) -> dict[int, Generator[Frame, Frame, None]]:
+        """What the root hears, from 0."""
+        if not self._is_tree:
+            ring = (self._worker(members, self.n_heard, weights) for members in self._groups[0])
+            return dict(enumerate(ring))
+        return {i: self._branch(i, group, weights) for i, group in enumerate(self._groups)}
+
+    def _worker(
+        self, members: Sequence[int], n_workers: int, weights: Vector
+    ) -> Generator[Frame, Frame, None]:
+        parts = [self._member(index, n_workers, len(members)).run(weights) for index in members]
+        return parts[0] if len(parts) == 1 else ring_in_process(parts)
+
+    def _member(self, index: int, n_workers: int, n_members: int) -> Worker:
+        own = copy.copy(self._data)
+        own.set_shard(index, self._n_trainers)
+        algo, adapter = self._algo, _VirtualAdapter(self.desk, self.desk.adapter)
+        seed = np.random.SeedSequence([self._run.seed, index, 0]).generate_state(1)[0]
+        adapter.seed(int(seed))
+        manifest = adapter.manifest
+        return (Worker if n_members == 1 else Member)(
+            index,
+            adapter,
+            own,
+            algo.worker(manifest.n_trainable, n_workers),
+            self._frame(),
+            WorkerPlan(
+                n_epochs=self._run.num_epochs,
+                sync_every=algo.sync_every,
+                trains_locally=algo.trains_locally,
+                pulls=algo.pulls,
+                base_rate=adapter.learning_rate if algo.trains_locally else 1.0,
+                seed=int(seed),
+            ),
+        )
+
+    def _frame(self) -> Frame:
+        adapter = self.desk.adapter
+        return up_frame(adapter.manifest, 1 + len(adapter.metric_names))()
+
+    def _branch(
+        self, index: int, group: Sequence[Sequence[int]], weights: Vector
+    ) -> Generator[Frame, Frame, None]:
+        manifest, link = self.desk.adapter.manifest, Loopback()
+        names = self.desk.adapter.metric_names
+        n_workers = self.n_heard if self._root_algo is None else len(group)
+        below = {members[0]: self._worker(members, n_workers, weights) for members in group}
+        protocol = make_protocol(self._run, sorted(below))
+        middle: SubMaster | Branch
+        if self._root_algo is None:
+            merge = self._algo.merge
+            middle = SubMaster(index, manifest, merge, protocol, link, self._frame(), names)
+        else:
+            above, n = self._root_algo, manifest.n_trainable
+            plan = BranchPlan(index, names, n, above.sync_every, above.pulls)
+            middle = Branch(plan, above.worker(n, self.n_heard), self._frame())
+            half, keeps = self._algo.master(n, len(group)), self._algo.needs_base
+            middle.begin(
+                Master(manifest, half, protocol, link, middle, weights, keeps_bases=keeps),
+                weights,
+                version=0,
+            )
+        generator = np.random.default_rng([self._run.seed, index])
+        order = min if self._run.synchronous else lambda ready: int(generator.choice(ready))
+        return branch_in_process(middle, link, below, order)
 
 
 def _order(order: Iterable[int] | None, n_workers: int, seed: int) -> Order:

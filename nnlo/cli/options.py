@@ -73,6 +73,14 @@ class TrainOptions:
     quorum: float = option(
         TRAIN, 1.0, "share of the workers that closes a synchronous round", float
     )
+    max_staleness: int | None = option(
+        TRAIN,
+        None,
+        "updates by which a worker may be ahead of the slowest (default: no limit)",
+        int,
+    )
+    n_masters: int = option(TRAIN, 1, "the root and the sub-masters between it and workers", int)
+    n_processes: int = option(TRAIN, 1, "ranks that make up one worker, a ring", int)
     seed: int = option(TRAIN, 0, "of initial weights, order of samples and random layers", int)
 
     mode: str = option(ALGO, "downpour", "how workers and master cooperate", choices=[*MODES])
@@ -92,7 +100,9 @@ class TrainOptions:
         list,
         metavar="NAME=VALUE",
     )
-    sync_every: int = option(ALGO, 1, "batches between two exchanges with the master", int)
+    sync_every: int | None = option(
+        ALGO, None, "batches between two exchanges (default: the mode's own)", int
+    )
     worker_optimizer: str | None = option(
         ALGO,
         None,
@@ -114,6 +124,42 @@ class TrainOptions:
     )
     clip_value: float | None = option(
         ALGO, None, "largest element of a gradient (default: no limit)", float
+    )
+
+    elastic_force: float | None = option(
+        ALGO, None, "easgd: pull of all workers together (default: 0.9)", float
+    )
+    elastic_lr: float | None = option(
+        ALGO, None, "easgd: learning rate of the workers (default: 0.1 of sgd)", float
+    )
+    elastic_momentum: float | None = option(
+        ALGO, None, "easgd: Nesterov momentum of the workers' sgd (default: 0)", float
+    )
+    gem_lr: float | None = option(ALGO, None, "gem: learning rate (default: 0.05)", float)
+    gem_momentum: float | None = option(ALGO, None, "gem: momentum (default: 0.9)", float)
+    gem_kappa: float | None = option(
+        ALGO, None, "gem: steps of momentum that workers may take together (default: 2)", float
+    )
+    mode_params: tuple[str, ...] = option(
+        ALGO,
+        (),
+        "more numbers of the mode, e.g. momentum=0.9 of diloco, scaling=linear of allreduce",
+        list,
+        metavar="NAME=VALUE",
+    )
+    root_mode: str | None = option(
+        ALGO,
+        None,
+        "mode between the root and its sub-masters, which then train weights of their own "
+        "(default: sub-masters merge and pass on)",
+        choices=[name for name, kind in MODES.items() if kind.has_master],
+    )
+    root_params: tuple[str, ...] = option(
+        ALGO,
+        (),
+        "numbers of the root mode, e.g. sync_every=10",
+        list,
+        metavar="NAME=VALUE",
     )
 
     validate_every: int = option(STOP, 1, "epochs between validations", int)
@@ -168,10 +214,18 @@ class TrainOptions:
     def __post_init__(self) -> None:
         if not self.model:
             raise ConfigError("a model must be named, got none; give --model, for example digits")
-        for name in ("batch", "epochs", "sync_every", "validate_every", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise ConfigError(f"--{option} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "batch",
+            "epochs",
+            "sync_every",
+            "n_masters",
+            "n_processes",
+            "validate_every",
+            "checkpoint_interval",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         self._refuse_unused()
 
     def _refuse_unused(self) -> None:
@@ -181,6 +235,8 @@ class TrainOptions:
             "--checkpoint-interval": self.checkpoint_interval != 5
             and self.checkpoint is None
             and "--checkpoint",
+            "--root-mode": self.root_mode is not None and self.n_masters == 1 and "--n-masters",
+            "--root-params": self.root_params != () and self.root_mode is None and "--root-mode",
             "--copy-command": self.copy_command is not None
             and self.cache_data is None
             and "--cache-data",

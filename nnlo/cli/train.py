@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlo import log as logs
 from nnlo.algo import Algo
-from nnlo.algo.downpour import Downpour
+from nnlo.algo.base import Algorithm
 from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
@@ -92,6 +92,8 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
         manager.prepare()
     if rank == 0:
         log.info("%s: %s; %s", name, manager.summary(), folder.path)
+        for remark in manager.remarks():
+            log.warning("%s", remark)
     about = {"n_ranks": 1 if comm is None else comm.size, "algorithm": repr(manager.algo)}
     together(comm, lambda: folder.write_config(options, about) if rank == 0 else None)
     return _train(manager, folder, comm)
@@ -120,7 +122,7 @@ def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | Non
 def _role(comm: "MPI.Intracomm | None") -> str:
     if comm is None:
         return "train"
-    return "master" if comm.rank == 0 else f"worker {comm.rank}"
+    return "rank 0" if comm.rank == 0 else f"rank {comm.rank}"
 
 
 def _make_folder(options: TrainOptions, name: str, rank: int) -> RunDirectory:
@@ -163,6 +165,7 @@ def _make_manager(
         _make_algo(options),
         builder,
         loss=loss,
+        root_algo=_make_root_algo(options),
         train_list=lists[0],
         val_list=lists[1],
         callbacks=make_callbacks(options.callbacks) if comm is None or comm.rank == 0 else (),
@@ -170,6 +173,9 @@ def _make_manager(
         num_epochs=options.epochs,
         synchronous=options.synchronous,
         quorum=options.quorum,
+        max_staleness=options.max_staleness,
+        num_masters=options.n_masters,
+        num_processes=options.n_processes,
         seed=options.seed,
         metrics=options.metrics or None,
         validate_every=options.validate_every,
@@ -203,21 +209,26 @@ def _make_data(options: TrainOptions, builder: ModelBuilder) -> H5Data:
     )
 
 
-def _make_algo(options: TrainOptions) -> Downpour:
+def _make_algo(options: TrainOptions) -> Algorithm:
     numbers: dict[str, Any] = pairs("--optimizer-params", options.optimizer_params)
-    if options.learning_rate is not None:
-        numbers["learning_rate"] = options.learning_rate
-    return Algo(
-        options.optimizer,
-        mode=options.mode,
-        sync_every=options.sync_every,
-        worker_optimizer=options.worker_optimizer,
-        worker_learning_rate=options.worker_learning_rate,
-        staleness=options.staleness,
-        clip_norm=options.clip_norm,
-        clip_value=options.clip_value,
-        **numbers,
-    )
+    numbers |= pairs("--mode-params", options.mode_params)
+    names = [
+        *("sync_every", "worker_optimizer", "worker_learning_rate", "learning_rate"),
+        *("staleness", "clip_norm", "clip_value"),
+        *("elastic_force", "elastic_lr", "elastic_momentum"),
+        *("gem_lr", "gem_momentum", "gem_kappa"),
+    ]
+    given = {name: getattr(options, name) for name in names}
+    numbers |= {name: value for name, value in given.items() if value is not None}
+    return Algo(options.optimizer, mode=options.mode, **numbers)
+
+
+def _make_root_algo(options: TrainOptions) -> Algorithm | None:
+    if options.root_mode is None:
+        return None
+    numbers: dict[str, Any] = pairs("--root-params", options.root_params)
+    # What a sub-master's updates have reached is for the root what local steps are.
+    return Algo(mode=options.root_mode, **{"worker_optimizer": "sgd", **numbers})
 
 
 if __name__ == "__main__":

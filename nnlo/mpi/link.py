@@ -8,7 +8,6 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -128,11 +127,10 @@ def wait(request: "MPI.Request") -> None:
 class ParentEnd:
     """The master's end: one persistent receive a child, tested in turn, never any-source."""
 
-    def __init__(
-        self, comm: "MPI.Intracomm", children: Sequence[int], make_frame: Callable[[], Frame]
-    ) -> None:
+    def __init__(self, comm: "MPI.Intracomm", frames: dict[int, Frame]) -> None:
+        """frames: where the messages of each child are received."""
         self._comm = comm
-        self._frames = {child: make_frame() for child in children}
+        self._frames = frames
         self._receives: dict[int, Any] = {}
         self._listening: list[int] = []
         self._sends: dict[int, tuple[Any, Frame]] = {}
@@ -209,7 +207,7 @@ class ChildEnd:
     def __init__(self, comm: "MPI.Intracomm", parent: int, down: Frame) -> None:
         self._comm = comm
         self._parent = parent
-        self.down = down  # the newest answer
+        self.down = down  # where the next answer is received; the newest one
 
     def exchange(self, up: Frame) -> Frame:
         """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""
@@ -250,6 +248,25 @@ def host() -> str:
 def broadcast(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
     """Bring rank 0's ``vector`` to all ranks."""
     wait(comm.Ibcast(vector, 0))
+
+
+def broadcast_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
+    """The same where all ranks are there already: MPI moves a large message best by itself."""
+    comm.Bcast(vector, 0)
+
+
+def add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> None:
+    """Put the sums over all ranks in place of ``numbers``, without burning a core."""
+    from mpi4py import MPI
+
+    wait(comm.Iallreduce(MPI.IN_PLACE, numbers))
+
+
+def add_up_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
+    """The same where all ranks are there already: MPI moves a large message best by itself."""
+    from mpi4py import MPI
+
+    comm.Allreduce(MPI.IN_PLACE, vector)
 
 
 def barrier(comm: "MPI.Intracomm") -> None:

@@ -9,7 +9,9 @@ import numpy as np
 from nnlo.algo.base import MasterHalf, Update
 from nnlo.errors import ProtocolError, WorkerFailed
 from nnlo.model.manifest import Manifest
+from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import ERROR_BYTES, N_TIMES, Flag, Frame, Header, Kind
+from nnlo.mpi.outbox import Link, Outbox
 from nnlo.mpi.protocol import (
     Action,
     Apply,
@@ -20,17 +22,6 @@ from nnlo.mpi.protocol import (
     StopAsked,
 )
 from nnlo.spans import Spans
-
-
-class Link(Protocol):
-    """How a master's answers reach its children."""
-
-    def reply(self, child: int, frame: Frame) -> None: ...
-
-    def release(self, child: int) -> None: ...
-
-    def reap(self) -> None:
-        """Bring ``in_flight`` of the frames up to date."""
 
 
 class Observer(Protocol):
@@ -49,8 +40,8 @@ class Observer(Protocol):
 class Master:
     """The weights, who waits for them and what each exchange does to them.
 
-    weights: initial vector ``[T | S]``, copied. version: of these weights. n_tail: float64
-    values in an UP frame. spans: where it notes what it did when.
+    weights: initial vector ``[T | S]``, copied. version: of these weights. keeps_bases: whether
+    ``half`` must know what each update is based on. spans: where it notes what it did when.
     """
 
     def __init__(
@@ -62,6 +53,8 @@ class Master:
         observer: Observer,
         weights: np.ndarray,
         version: int = 0,
+        *,
+        keeps_bases: bool = False,
         spans: Spans | None = None,
     ) -> None:
         self._spans = spans or Spans()
@@ -72,9 +65,10 @@ class Master:
         self._protocol = protocol
         self._link = link
         self._observer = observer
-        self._frames = [Frame(manifest.size)]
-        self._frame = self._frames[0]
-        self._frame.vector[:] = weights
+        self._outbox = Outbox(manifest.size, link, keeps_bases)
+        self._outbox.weights[:] = weights
+        # What who has not been answered yet is based on, if it has had no answer at all.
+        self._first = weights[: manifest.n_trainable].copy() if keeps_bases else None
         self._inbox: dict[int, Frame] = {}
         self._to_save: set[int] = set()  # children to ask for their local state
         self._base_rate = half.learning_rate
@@ -83,7 +77,12 @@ class Master:
     @property
     def weights(self) -> np.ndarray:
         """The current vector, shape (manifest.size,); valid until the next step."""
-        return self._frame.vector
+        return self._outbox.weights
+
+    @property
+    def layout(self) -> int:
+        """32 bits that tell models apart."""
+        return self._manifest.hash32
 
     @property
     def finished(self) -> bool:
@@ -94,15 +93,20 @@ class Master:
         return self._protocol.stopping
 
     @property
+    def base_learning_rate(self) -> float:
+        """The algorithm's own, before callbacks changed it."""
+        return self._base_rate
+
+    @property
     def active(self) -> frozenset[int]:
         """Children that have not left."""
         return frozenset(self._protocol.active)
 
     def replace_weights(self, weights: np.ndarray) -> None:
         """Put ``weights``, shape (manifest.size,), in place of the current ones."""
-        target = self._writable()
+        target = self._outbox.writable()
         target.vector[:] = weights
-        self._frame = target
+        self._outbox.current = target
         self.version += 1
 
     def ask_states(self, children: set[int]) -> None:
@@ -127,9 +131,8 @@ class Master:
                 "check that the model file is the same on all nodes"
             )
         if header.kind is Kind.ERROR:
-            host, _, trace = frame.extra.tobytes().decode(errors="replace").partition("\n")
             # First, so that whoever waits for this child hears of it.
-            self.fail(WorkerFailed(header.sender, host, trace))
+            self.fail(WorkerFailed(*read_failure(frame)))
             self._carry_out(self._protocol.on(Arrived(child, has_update=False, leaves=True)))
             return
         leaves = header.kind is Kind.BYE
@@ -145,7 +148,7 @@ class Master:
                 case Apply(children):
                     self._try_to_apply(children)
                 case Reply(child):
-                    self._link.reply(child, self._answer(child))
+                    self._outbox.send(child, self._answer(child))
                 case Release(child):
                     self._link.release(child)
 
@@ -166,14 +169,16 @@ class Master:
                 self._inbox[child].vector[:n],
                 header.n_samples,
                 self.version - header.version,
+                self._base(child, header.version),
+                header.n_merged,
             )
             for child, header in headers.items()
         ]
         start = time.perf_counter()
-        target = self._writable()
+        target = self._outbox.writable()
         self._merge_state(children, target)
-        self.half.apply(self._frame.vector[:n], updates, target.vector[:n])
-        self._frame = target
+        self.half.apply(self.weights[:n], updates, target.vector[:n])
+        self._outbox.current = target
         self.version += 1
         self._spans.add("apply", start, time.perf_counter())
         for update, (child, header) in zip(updates, headers.items(), strict=True):
@@ -185,7 +190,7 @@ class Master:
         n = self._manifest.n_trainable
         if n == self._manifest.size:
             return
-        state = self._frame.vector[n:].astype(np.float64)
+        state = self.weights[n:].astype(np.float64)
         samples = {child: self._inbox[child].header.n_samples for child in children}
         self._mean_samples |= samples
         present = self._protocol.active | set(children)
@@ -195,40 +200,26 @@ class Master:
             merged += self._inbox[child].vector[n:] * (n_samples / total)
         target.vector[n:] = merged
 
-    def _writable(self) -> Frame:
-        """A frame that no send reads: the current one if that is free."""
-        self._link.reap()
-        if not self._frame.in_flight:
-            return self._frame
-        for frame in self._frames:
-            if not frame.in_flight:
-                return frame
-        self._frames.append(Frame(self._manifest.size))
-        return self._frames[-1]
+    def _base(self, child: int, version: int) -> np.ndarray | None:
+        base = self._outbox.base(child, version)
+        return self._first if base is None else base[: self._manifest.n_trainable]
 
-    def _answer(self, child: int) -> Frame:
-        """The current weights with the header that ``child`` must see."""
+    def _answer(self, child: int) -> Header:
+        """What ``child`` must be told besides the weights."""
+        heard = self._inbox[child].header
         flags = Flag.STOP if self.stopping else Flag(0)
-        if child in self._to_save:
+        # Between a pull and its update a worker is at no place where it could go on.
+        if child in self._to_save and heard.kind is not Kind.PULL:
             flags |= Flag.SAVE
             self._to_save.discard(child)
         rate = self.half.learning_rate / self._base_rate if self._base_rate else 1.0
-        header = Header(
-            Kind.WEIGHTS,
+        return Header(
+            Kind.ACK if heard.flags & Flag.NO_WEIGHTS else Kind.WEIGHTS,
             flags,
             version=self.version,
             layout=self._manifest.hash32,
             rate=rate,
         )
-        if self._frame.in_flight:
-            if header == self._frame.header:
-                return self._frame
-            copy = self._writable()
-            if copy is not self._frame:
-                copy.vector[:] = self._frame.vector
-                self._frame = copy
-        self._frame.header = header
-        return self._frame
 
 
 def up_frame(manifest: Manifest, n_sums: int, state_bytes: int = 0) -> Callable[[], Frame]:

@@ -20,10 +20,11 @@ from nnlo.checkpoint import Checkpoint
 from nnlo.errors import TrainingError
 from nnlo.history import History, Record
 from nnlo.mpi.evaluate import Background
-from nnlo.mpi.frame import BUSY_S, N_TIMES, WAIT_S, Header
+from nnlo.mpi.frame import N_TIMES, Header
 from nnlo.mpi.master import Master
 from nnlo.mpi.saving import Draft, Saver
 from nnlo.mpi.stopping import EarlyStopping, Target
+from nnlo.mpi.tally import count_rank
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class RootPlan:
-    """n_samples: in the training data, which makes an epoch. validate: weights -> metrics.
+    """n_samples: in the training data, which makes an epoch. validate: weights -> metrics; it
+    may bring the state S of the weights, a snapshot that is its own, up to date.
     validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
     of it. checkpoint_every: epochs. stoppers: end the run when reached."""
 
@@ -91,6 +93,17 @@ class Root:
         """Samples of an epoch."""
         return self._plan.n_samples
 
+    @property
+    def progress(self) -> float:
+        """Epochs of samples applied since the start of the run."""
+        return self._samples / self._plan.n_samples
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of a whole record's metrics, those of the validation among them."""
+        names, validates = self._plan.metric_names, self._plan.validate is not None
+        return [*names, *(f"val_{name}" for name in names if validates)]
+
     def restore(self, checkpoint: Checkpoint, whole_epochs: bool = False) -> None:
         """Go on from the clock and the history of a checkpoint.
 
@@ -125,16 +138,7 @@ class Root:
         self._samples += header.n_samples
         self._sums += tail[N_TIMES:]
         self._staleness += [1, staleness]
-        metrics = dict(zip(self._plan.metric_names, tail[N_TIMES + 1 :], strict=True))
-        self.history.add_to_rank(
-            header.sender,
-            header.epoch + (header.batch > 0),
-            header.n_samples,
-            metrics,
-            steps=header.n_steps,
-            busy_s=float(tail[BUSY_S]),
-            wait_s=float(tail[WAIT_S]),
-        )
+        count_rank(self.history, header, tail, self._plan.metric_names)
 
     def stepped(self, master: Master) -> None:
         """The version has grown by one."""

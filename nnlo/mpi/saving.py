@@ -110,9 +110,9 @@ class Saver:
         arrays = dict(draft.arrays)
         if best is not None:
             arrays["best"] = best
-        for child, state in (self._left | draft.states).items():
-            for name, value in unpack_arrays(state).items():
-                arrays[f"worker/{child}/{name}"] = value
+        for state in (self._left | draft.states).values():
+            for name, value in unpack_arrays(state).items():  # names begin with a rank
+                arrays[f"worker/{name}"] = value
         meta = self._identity | draft.meta
         meta |= {
             "version": draft.version,

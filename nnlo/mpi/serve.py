@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from nnlo.mpi.link import Backoff, ParentEnd
+from nnlo.mpi.frame import Frame
+from nnlo.mpi.link import Backoff, ChildEnd, ParentEnd
+from nnlo.mpi.loopback import Middle
 from nnlo.mpi.master import Master
 from nnlo.mpi.root import Root
 
@@ -40,6 +42,29 @@ def serve(master: Master, end: ParentEnd, root: Root) -> bool:
             log.warning("ranks %s did not end in %.1f s", sorted(master.active), GRACE_S)
             return False
     return True
+
+
+def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame) -> None:
+    """Serve a sub-master's children and pass on what is due, until all have left.
+
+    spare: for the message that its own code has failed.
+    """
+    backoff = Backoff()
+    while not middle.finished:
+        arrivals = end.arrivals()
+        try:
+            for child, frame in arrivals:
+                middle.receive(child, frame)
+            up = middle.up()
+        except Exception as error:
+            up = middle.failure(error, spare)
+        if up is not None:
+            parent.down = middle.landing() or parent.down
+            middle.answer(parent.exchange(up))
+        if arrivals or up is not None:
+            backoff.reset()
+        else:
+            backoff.sleep()
 
 
 @contextmanager

@@ -1,10 +1,12 @@
 """What a training run is told besides its model, data and algorithm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nnlo.errors import ConfigError
+from nnlo.mpi.protocol import MasterProtocol
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,9 @@ class RunSettings:
 
     num_epochs: passes over the training data, >= 1.
     synchronous: rounds of updates instead of single ones; quorum: the share of the workers in
-        (0, 1] that closes a round.
+        (0, 1] that closes a round. max_staleness: updates by which a worker may be ahead of the
+        slowest one, None for any number.
+    num_masters: the root and its sub-masters. num_processes: ranks that make up one worker.
     seed: >= 0; of initial weights, order of samples and random layers.
     metrics: names beside the loss; None for what fits the loss.
     validate_every, checkpoint_interval: epochs.
@@ -29,6 +33,9 @@ class RunSettings:
     num_epochs: int = 1
     synchronous: bool = False
     quorum: float = 1.0
+    max_staleness: int | None = None
+    num_masters: int = 1
+    num_processes: int = 1
     seed: int = 0
     metrics: tuple[str, ...] | None = None
     validate_every: int = 1
@@ -65,6 +72,11 @@ class RunSettings:
                 f"quorum must go with synchronous mode, got {self.quorum} without it; "
                 "add --synchronous or leave the quorum out"
             )
+        if self.max_staleness is not None and self.synchronous:
+            raise ConfigError(
+                f"max_staleness must go with asynchronous updates, got {self.max_staleness} with "
+                "synchronous ones, which are never stale; leave one of them out"
+            )
 
     @classmethod
     def make(cls, **settings: Any) -> "RunSettings":
@@ -75,3 +87,10 @@ class RunSettings:
                 f"settings must be among {', '.join(sorted(known))}, got {', '.join(unknown)}"
             )
         return cls(**settings)
+
+
+def make_protocol(settings: RunSettings, children: Sequence[int]) -> MasterProtocol:
+    """The rules by which a master of such a run answers its children."""
+    if settings.synchronous:
+        return MasterProtocol(children, settings.quorum)
+    return MasterProtocol(children, max_staleness=settings.max_staleness)

@@ -7,12 +7,11 @@ import copy
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from nnlo.algo.base import Vector
-from nnlo.algo.downpour import Downpour
+from nnlo.algo.base import Algorithm, State, Vector
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.data import Data
 from nnlo.errors import CheckpointError, ConfigError, ModelError, NNLOError, WorkerFailed
@@ -31,15 +30,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job:
-    """What the user handed over, the same on all ranks."""
+    """What the user handed over, the same on all ranks. root_algo: between the root and its
+    sub-masters, if that is another one."""
 
     data: Data
-    algo: Downpour
+    algo: Algorithm
     builder: ModelBuilder
     loss: Any
     train_list: Sequence[str]
     val_list: Sequence[str]
     settings: RunSettings
+    root_algo: Algorithm | None = None
+
+
+class SavedMaster(NamedTuple):
+    """What a checkpoint holds of the master half."""
+
+    arrays: State
+    base_learning_rate: float
+    learning_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,27 +56,29 @@ class Prepared:
     """What a rank starts with.
 
     validation: data on rank 0, None elsewhere or without validation. weights: the first ones,
-    equal on all ranks. checkpoint: what rank 0 restores from. worker_state: what this rank's
-    worker does; workers_restored: whether all of them do. first_epoch, version: where the run
-    goes on. state_bytes: room that a
-    worker's local state needs in a message.
+    equal on all ranks. checkpoint: what rank 0 restores from. master_state: of it, on ranks
+    that have a master half like the root's. own_state: what this rank does;
+    ranks_restored: whether all of them do. first_epoch, version: where the run goes on.
+    state_bytes: room that a rank's local state needs in a message. ring: of the ranks that make
+    up this one's worker, None where it is alone.
     """
 
     adapter: ModelAdapter
     validation: Data | None
     weights: Vector
     checkpoint: Checkpoint | None
-    worker_state: dict[str, Any] | None
-    workers_restored: bool
+    master_state: SavedMaster | None
+    own_state: dict[str, Any] | None
+    ranks_restored: bool
     first_epoch: int
     version: int
     state_bytes: int
+    ring: "MPI.Intracomm | None"
 
 
-def prepare(comm: "MPI.Intracomm | None", job: Job) -> Prepared:
+def prepare(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Prepared:
     """Build, count, restore and compare; collective."""
     rank = 0 if comm is None else comm.rank
-    topology = Topology(1 if comm is None else comm.size)
     adapter = together(comm, lambda: _build(job))
     counted = together(comm, lambda: _count(job, topology) if rank == 0 else None)
     checkpoint = together(comm, lambda: _restore(job, adapter) if rank == 0 else None)
@@ -87,18 +98,20 @@ def prepare(comm: "MPI.Intracomm | None", job: Job) -> Prepared:
     if comm is not None:
         link.broadcast(comm, weights)
         state_bytes = max(comm.allgather(state_bytes))
-    if rank in topology.workers:
-        _place(job, topology.worker_index(rank), topology.n_workers, adapter, epoch)
+    if rank in topology.trainers:
+        _place(job, topology.trainers.index(rank), len(topology.trainers), adapter, epoch)
     return Prepared(
         adapter=adapter,
         validation=validation,
         weights=weights,
         checkpoint=checkpoint,
-        worker_state=state,
-        workers_restored=are_restored,
+        master_state=_hand_out_master(comm, topology, checkpoint),
+        own_state=state,
+        ranks_restored=are_restored,
         first_epoch=epoch,
         version=version,
         state_bytes=state_bytes,
+        ring=_split(comm, topology),
     )
 
 
@@ -133,19 +146,26 @@ def _build(job: Job) -> ModelAdapter:
             "a model must have a weight that can be trained, got none; "
             "set trainable (Keras) or requires_grad (torch) of some layer"
         )
+    if not (adapter.has_gradient or job.algo.trains_locally):
+        raise ModelError(
+            f"a model with its own train_step must be trained by local steps, got "
+            f"{type(job.algo).__name__} with gradients; give --worker-optimizer NAME, or a mode "
+            "of local steps such as easgd or diloco"
+        )
     return adapter
 
 
 def _count(job: Job, topology: Topology) -> tuple[list[int], Data | None]:
     """Samples of each training file, and the validation set, or None without one."""
+    n_trainers = len(topology.trainers)
     job.data.set_files(job.train_list)
-    job.data.set_shard(0, topology.n_workers)
+    job.data.set_shard(0, n_trainers)
     counts = job.data.count()
     n_samples = sum(counts)
-    if topology.n_workers > n_samples:
+    if n_trainers > n_samples:
         raise ConfigError(
-            f"every worker must have a sample to train on, got {topology.n_workers} workers "
-            f"for {n_samples} samples; start at most {n_samples + 1} ranks"
+            f"every rank that trains must have a sample, got {n_trainers} of them for "
+            f"{n_samples} samples; start at most {topology.n_ranks - n_trainers + n_samples} ranks"
         )
     if not job.val_list:
         return counts, None
@@ -179,14 +199,18 @@ def _restore(job: Job, adapter: ModelAdapter) -> Checkpoint | None:
 
 def identity(job: Job, adapter: ModelAdapter) -> dict[str, Any]:
     """What a checkpoint says of the run that wrote it."""
-    algo = job.algo
     return {
         "manifest": adapter.manifest.hash,
         "metrics": list(adapter.metric_names),
-        "algorithm": f"{type(algo).__name__} with {type(algo.optimizer).__name__}",
-        "base_learning_rate": algo.optimizer.learning_rate,
+        "algorithm": " under ".join(_name(one) for one in (job.algo, job.root_algo) if one),
+        "base_learning_rate": (job.root_algo or job.algo).learning_rate,
         "seed": job.settings.seed,
     }
+
+
+def _name(algo: Algorithm) -> str:
+    optimizer = getattr(algo, "optimizer", None)
+    return type(algo).__name__ + (f" with {type(optimizer).__name__}" if optimizer else "")
 
 
 def _compare(comm: "MPI.Intracomm | None", adapter: ModelAdapter) -> None:
@@ -209,27 +233,58 @@ def _compare(comm: "MPI.Intracomm | None", adapter: ModelAdapter) -> None:
 def _hand_out(
     comm: "MPI.Intracomm | None", topology: Topology, checkpoint: Checkpoint | None
 ) -> tuple[dict[str, Any] | None, tuple[bool, int, int]]:
-    """This rank's own state in a checkpoint, if as many workers wrote it; whether that is so,
-    and the master's epoch and version."""
+    """This rank's own state in a checkpoint, if ranks of the same shape wrote it; whether that
+    is so, and the master's epoch and version."""
     parts: list[Any] = [None] * topology.n_ranks
     clock = (False, 0, 0)
     if checkpoint is not None:
-        states = [checkpoint.part(f"worker/{rank}/") for rank in topology.workers]
-        if all(states) and checkpoint.meta["n_workers"] == topology.n_workers:
-            for rank, state in zip(topology.workers, states, strict=True):
-                parts[rank] = state
-        found = any(part is not None for part in parts)
+        states = [checkpoint.part(f"worker/{leader}/") for leader in topology.leaders]
+        found = all(states) and checkpoint.meta["topology"] == topology.describe()
+        if found:
+            for worker, state in zip(topology.workers, states, strict=True):
+                for rank in worker:
+                    parts[rank] = state
+            for rank in topology.sub_masters:
+                parts[rank] = checkpoint.part(f"worker/{rank}/")
         clock = (found, checkpoint.meta["epoch"], checkpoint.meta["version"])
     if comm is None:
         return parts[0], clock
     return comm.scatter(parts), comm.bcast(clock)
 
 
+def _hand_out_master(
+    comm: "MPI.Intracomm | None", topology: Topology, checkpoint: Checkpoint | None
+) -> SavedMaster | None:
+    saved = None
+    if checkpoint is not None:
+        meta = checkpoint.meta
+        rates = meta["base_learning_rate"], meta["learning_rate"]
+        saved = SavedMaster(checkpoint.part("algo/"), *rates)
+    if comm is None or topology.has_master:
+        return saved
+    shared: SavedMaster | None = comm.bcast(saved)
+    return shared
+
+
+def _split(comm: "MPI.Intracomm | None", topology: Topology) -> "MPI.Intracomm | None":
+    """A communicator for every worker of several ranks; collective."""
+    if comm is None or max(len(worker) for worker in topology.workers) == 1:
+        return None
+    worker = topology.worker_of(comm.rank)
+    ring: Any = comm.Split(worker[0] if worker else topology.n_ranks, comm.rank)
+    if len(worker) > 1:
+        return ring  # type: ignore[no-any-return]
+    ring.Free()
+    return None
+
+
 def _state_bytes(job: Job, adapter: ModelAdapter) -> int:
     if job.settings.checkpoint is None:
         return 0
-    # A local optimizer may make its slots at the first step: at most three vectors each.
-    slots = 3 * 4 * adapter.manifest.size if job.algo.trains_locally else 0
+    # A local optimizer may make its slots at the first step, at most three vectors each; the
+    # algorithm's worker half may hold two, and the master half of a sub-master three.
+    n_vectors = 3 * job.algo.trains_locally + 2 + 3 * (job.root_algo is not None)
+    slots = n_vectors * 4 * adapter.manifest.size
     return len(pack_arrays(adapter.local_state())) + slots + (1 << 16)
 
 

@@ -1,32 +1,158 @@
-"""Which rank does what: a pure function of the number of ranks."""
+"""Which rank does what: a pure function of the number of ranks and the shape asked for."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
 
 from nnlo.errors import ConfigError
+
+Role = Literal["alone", "root", "sub-master", "leader", "member", "replica"]
+"""leader: of a worker, the one rank of it that exchanges; most workers have no other member.
+replica: a rank of a run without master."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Rank 0 is the master, every other rank a worker; a single rank is both.
+    """Masters first, then workers; a single rank is both.
 
-    n_ranks: ranks of the run, >= 1.
+    n_ranks: of the run, >= 1. n_masters: the root and its sub-masters. n_processes: ranks that
+    make up one worker. has_master: False for one ring of all ranks.
     """
 
     n_ranks: int
+    n_masters: int = 1
+    n_processes: int = 1
+    has_master: bool = True
 
     def __post_init__(self) -> None:
-        if self.n_ranks < 1:
-            raise ConfigError(f"a run must have at least one rank, got {self.n_ranks}")
+        for name in ("n_ranks", "n_masters", "n_processes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_ranks > 1 and self.has_master and self.n_ranks <= self.n_masters:
+            raise ConfigError(
+                f"there must be a worker besides the {self.n_masters} masters, got "
+                f"{self.n_ranks} ranks; start more ranks or ask for fewer masters"
+            )
+        if not self.has_master and (self.n_masters > 1 or self.n_processes > 1):
+            raise ConfigError(
+                f"a mode without a master is one ring of all ranks, got n_masters "
+                f"{self.n_masters} and n_processes {self.n_processes}; leave them out"
+            )
 
     @property
-    def workers(self) -> tuple[int, ...]:
-        """Ranks that train, in the order of their shards."""
-        return tuple(range(1, self.n_ranks)) if self.n_ranks > 1 else (0,)
+    def sub_masters(self) -> tuple[int, ...]:
+        """Ranks between the root and the workers: no more than there are workers for."""
+        if self.n_ranks == 1 or not self.has_master:
+            return ()
+        n = self.n_masters - 1
+        while n > 0 and n > self._count_workers(n):
+            n -= 1
+        return tuple(range(1, n + 1))
+
+    def _count_workers(self, n_sub_masters: int) -> int:
+        return max((self.n_ranks - 1 - n_sub_masters) // self.n_processes, 1)
+
+    @cached_property
+    def workers(self) -> tuple[tuple[int, ...], ...]:
+        """The ranks of each worker, its leader first.
+
+        Ranks that do not fill another worker join the first ones.
+        """
+        if self.n_ranks == 1:
+            return ((0,),)
+        first = 1 + len(self.sub_masters) if self.has_master else 0
+        n_workers = self._count_workers(len(self.sub_masters)) if self.has_master else 1
+        return _split(tuple(range(first, self.n_ranks)), n_workers)
 
     @property
     def n_workers(self) -> int:
         return len(self.workers)
 
-    def worker_index(self, rank: int) -> int:
-        """Which shard of every epoch ``rank`` reads, from 0."""
-        return self.workers.index(rank)
+    @property
+    def leaders(self) -> tuple[int, ...]:
+        """The rank of each worker that exchanges."""
+        return tuple(worker[0] for worker in self.workers)
+
+    @property
+    def trainers(self) -> tuple[int, ...]:
+        """All ranks that read a shard, in the order of their shards."""
+        return tuple(rank for worker in self.workers for rank in worker)
+
+    @cached_property
+    def _groups(self) -> dict[int, tuple[int, ...]]:
+        groups = _split(self.leaders, max(len(self.sub_masters), 1))
+        return dict(zip(self.sub_masters or (0,), groups, strict=True))
+
+    def role(self, rank: int) -> Role:
+        if self.n_ranks == 1:
+            return "alone"
+        if not self.has_master:
+            return "replica"
+        if rank == 0:
+            return "root"
+        if rank in self.sub_masters:
+            return "sub-master"
+        return "leader" if rank in self.leaders else "member"
+
+    def worker_of(self, rank: int) -> tuple[int, ...]:
+        """The ranks of the worker that ``rank`` belongs to; empty for a master."""
+        return next((worker for worker in self.workers if rank in worker), ())
+
+    def children(self, rank: int) -> tuple[int, ...]:
+        """Ranks that a master hears."""
+        if rank == 0 and self.sub_masters:
+            return self.sub_masters
+        return self._groups[rank]
+
+    def leaders_under(self, rank: int) -> tuple[int, ...]:
+        """Leaders of the workers below ``rank``, or itself where it is one."""
+        return (rank,) if rank in self.leaders else self._groups[rank]
+
+    def parent(self, rank: int) -> int:
+        """The master that ``rank``, a sub-master or leader, exchanges with."""
+        if rank in self.sub_masters:
+            return 0
+        return next(master for master, group in self._groups.items() if rank in group)
+
+    def name(self, rank: int) -> str:
+        """What ``rank`` is called in logs and timelines."""
+        kinds = {"alone": "train", "root": "master"}
+        role = self.role(rank)
+        return kinds.get(role) or f"{'worker' if role == 'leader' else role} {rank}"
+
+    def describe(self) -> str:
+        """In words, for people and for checkpoints."""
+        if self.n_ranks == 1:
+            return "one process"
+        sizes = sorted({len(worker) for worker in self.workers})
+        ring = f" of {' or '.join(map(str, sizes))} ranks" if sizes != [1] else ""
+        if not self.has_master:
+            return f"{self.n_ranks} ranks alike"
+        n = len(self.sub_masters)
+        masters = f"a master, {n} sub-masters" if n else "a master"
+        return f"{masters} and {self.n_workers} workers{ring}"
+
+    def remarks(self) -> list[str]:
+        """Where the shape is not quite what was asked for."""
+        remarks = []
+        asked = self.n_masters - 1
+        if self.n_ranks > 1 and self.has_master and len(self.sub_masters) < asked:
+            remarks.append(
+                f"{asked} sub-masters were asked for, but there are workers for "
+                f"{len(self.sub_masters)}; the other ranks train"
+            )
+        sizes = {len(worker) for worker in self.workers}
+        if self.has_master and self.n_ranks > 1 and sizes != {self.n_processes}:
+            remarks.append(
+                f"the ranks do not divide into workers of {self.n_processes}; there are workers "
+                f"of {' and '.join(map(str, sorted(sizes)))}"
+            )
+        return remarks
+
+
+def _split(ranks: tuple[int, ...], n: int) -> tuple[tuple[int, ...], ...]:
+    """``n`` runs of consecutive ranks whose lengths differ by at most one."""
+    least, more = divmod(len(ranks), n)
+    ends = [index * least + min(index, more) for index in range(n + 1)]
+    return tuple(ranks[a:b] for a, b in pairwise(ends))

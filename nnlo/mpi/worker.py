@@ -5,7 +5,6 @@ a loop in one process, a simulated order) is not its business.
 """
 
 import time
-import traceback
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 
 from nnlo.algo.base import State, Vector, WorkerHalf
 from nnlo.data import Data
-from nnlo.errors import NNLOError, TrainingError
+from nnlo.errors import TrainingError
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
+from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     BUSY_S,
-    ERROR_BYTES,
     N_TIMES,
     WAIT_S,
     Flag,
@@ -39,16 +38,20 @@ Position = tuple[int, int]
 class WorkerPlan:
     """n_epochs: to the end of which it trains. sync_every: batches between exchanges.
     trains_locally: whether batches are local steps, at ``base_rate`` times what the master
-    says, or gradients. start: where in its data it begins; version: of the weights it begins
-    with. sends_state: whether checkpoints need its local state."""
+    says, or gradients. pulls: whether it asks for the master's weights before each update.
+    start: where in its data it begins; version: of the weights it begins
+    with. sends_state: whether checkpoints need its local state. seed: of the random layers of a
+    ring's member, which begin anew with each epoch."""
 
     n_epochs: int
     sync_every: int = 1
     trains_locally: bool = False
     base_rate: float = 1.0
+    pulls: bool = False
     start: Position = (0, 0)
     version: int = 0
     sends_state: bool = False
+    seed: int = 0
 
 
 class Worker:
@@ -90,8 +93,7 @@ class Worker:
         Raises TrainingError when a loss is not finite, and whatever the user's data or model
         raises.
         """
-        self._go_on_from(weights)
-        self._reset()
+        self._begin(weights)
         first, done = self._position
         for epoch in range(first, self._plan.n_epochs):
             skip = done if epoch == first else 0
@@ -99,27 +101,49 @@ class Worker:
                 for index, batch in enumerate(batches, skip):
                     self._train(batch, epoch, index)
                     self._position = (epoch, index + 1)
-                    if self._n_steps < self._plan.sync_every:
-                        continue
-                    down = yield self._message(Kind.UPDATE)
-                    if self._receive(down):
-                        yield self._message(Kind.BYE)
+                    if self._n_steps >= self._plan.sync_every and (yield from self._exchange()):
                         return
             self._position = (epoch + 1, 0)
-        yield self._message(Kind.BYE)
+        yield from self._leave()
 
     def failure(self, error: BaseException, host: str) -> Frame:
         """The message that tells the master what this rank's code raised."""
-        own = isinstance(error, NNLOError)  # meant for users: the message says it all
-        trace = str(error) if own else "".join(traceback.format_exception(error))
-        head = f"{host}\n".encode()
-        self._up.tail[:] = 0.0
-        # The end of a traceback says more than its beginning.
-        n_extra = self._up.set_extra(head + trace.encode()[-(ERROR_BYTES - len(head)) :])
-        self._up.header = Header(
-            Kind.ERROR, sender=self.rank, layout=self._layout, n_extra=n_extra
-        )
+        write_failure(self._up, self.rank, self._layout, host, describe(error))
         return self._up
+
+    def _begin(self, weights: Vector) -> None:
+        self._go_on_from(weights)
+        self._reset()
+
+    def _exchange(self) -> Generator[Frame, Frame, bool]:
+        """Send what has been done, go on from the answer; True where it was the last time."""
+        if self._plan.pulls and (yield from self._pull()):
+            yield self._message(Kind.BYE)
+            return True
+        down = yield self._message(Kind.UPDATE)
+        if self._receive(down):
+            yield self._message(Kind.BYE)
+            return True
+        return False
+
+    def _leave(self) -> Generator[Frame, Frame, None]:
+        if self._plan.pulls and self._n_steps:
+            yield from self._pull()
+        yield self._message(Kind.BYE)
+
+    def _pull(self) -> Generator[Frame, Frame, bool]:
+        """Hand the master's present weights to the algorithm; return whether the run stops."""
+        asked = time.perf_counter()
+        self._up.header = Header(
+            Kind.PULL, sender=self.rank, version=self._version, layout=self._layout
+        )
+        down = yield self._up
+        self._version = down.header.version
+        self._half.pull(down.vector[: self._n_trainable])
+        waited = time.perf_counter() - asked
+        self._up.tail[WAIT_S] += waited
+        self._resumed += waited  # not a time of work
+        return bool(down.header.flags & Flag.STOP)
 
     def _train(self, batch: Batch, epoch: int, index: int) -> None:
         if self._plan.trains_locally:
@@ -128,6 +152,10 @@ class Worker:
             sums = self._adapter.gradient(batch, self._up.vector)
         else:
             sums = self._add_gradient(batch)
+        self._add(sums, epoch, index)
+
+    def _add(self, sums: Sums, epoch: int, index: int) -> None:
+        """Count one more batch."""
         if not np.isfinite(sums[1]):
             raise TrainingError(
                 f"the loss must be finite, got {sums[1] / max(sums[0], 1.0)} in epoch "
@@ -162,6 +190,8 @@ class Worker:
         flags = Flag.HAS_UPDATE if has_update else Flag(0)
         if state:
             flags |= Flag.HAS_STATE
+        if self._plan.pulls:
+            flags |= Flag.NO_WEIGHTS
         now = time.perf_counter()
         self._up.tail[BUSY_S] = now - self._resumed
         self._spans.add("train", self._resumed, now)
@@ -182,8 +212,12 @@ class Worker:
     def _receive(self, down: Frame) -> bool:
         """Take the answer; return whether the run stops."""
         header = down.header
-        self._version = header.version
-        self._go_on_from(down.vector)
+        if header.kind is Kind.ACK:
+            self._go_on_from(None)
+        else:
+            self._version = header.version
+            self._go_on_from(down.vector)
+        self._half.rate = header.rate
         if self._plan.trains_locally:
             self._adapter.learning_rate = self._plan.base_rate * header.rate
         if header.flags & Flag.SAVE:
@@ -193,11 +227,16 @@ class Worker:
         self._spans.add("exchange", self._sent, self._resumed)
         return bool(header.flags & Flag.STOP)
 
-    def _go_on_from(self, weights: Vector) -> None:
-        trainable = weights[: self._n_trainable]
+    def _go_on_from(self, weights: Vector | None) -> None:
+        """weights: the master's ``[T | S]``; None to go on from one's own, which keep their S."""
+        n = self._n_trainable
+        trainable = None if weights is None else weights[:n]
         start = self._half.absorb(trainable)
-        if start is not trainable:
-            weights = np.concatenate([start, weights[self._n_trainable :]])
+        if weights is None:
+            weights = self._up.vector  # its S is the model's, its T has been sent
+            weights[:n] = start
+        elif start is not trainable:
+            weights = np.concatenate([start, weights[n:]])
         self._adapter.set_flat(weights)
 
     def _reset(self) -> None:
@@ -206,13 +245,10 @@ class Worker:
         self._resumed = time.perf_counter()
 
     def _pack_state(self) -> bytes:
-        return pack_arrays(
-            {
-                "position": np.array(self._position),
-                **{f"model/{k}": v for k, v in self._adapter.local_state().items()},
-                **{f"algo/{k}": v for k, v in self._half.state().items()},
-            }
-        )
+        state: State = {"position": np.array(self._position)}
+        state |= {f"model/{k}": v for k, v in self._adapter.local_state().items()}
+        state |= {f"algo/{k}": v for k, v in self._half.state().items()}
+        return pack_arrays({f"{self.rank}/{k}": v for k, v in state.items()})
 
 
 def load_worker_state(

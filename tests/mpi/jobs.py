@@ -57,7 +57,7 @@ class Job:
         self.root = Root(RootPlan(self.n_samples, self.n_epochs, **plan), background, saver)
         manifest = self.model.manifest
         protocol = MasterProtocol(range(self.n_workers), self.quorum)
-        self.link, half = Loopback(), self.algo.master(manifest.n_trainable)
+        self.link, half = Loopback(), self.algo.master(manifest.n_trainable, self.n_workers)
         weights, version = np.zeros(manifest.size, np.float32), 0
         if self.restore:
             weights, version = self.restore.arrays["weights"], self.restore.meta["version"]
@@ -70,7 +70,7 @@ class Job:
     def worker(self, index: int) -> Worker:
         data, model = LineData(self.n_samples, self.batch), copy.deepcopy(self.model)
         data.set_shard(index, self.n_workers)
-        half = self.algo.worker(model.manifest.n_trainable)
+        half = self.algo.worker(model.manifest.n_trainable, self.n_workers)
         start = (0, 0)
         if self.restore:
             start = load_worker_state(self.restore.part(f"worker/{index}/"), model, half)

@@ -21,7 +21,8 @@ HEADERS = st.builds(
     batch=SHORT,
     layout=SHORT,
     rate=st.floats(allow_nan=False),
-    spare=st.floats(allow_nan=False),
+    spare=st.integers(0, 2**32 - 1),
+    n_merged=st.integers(0, 2**32 - 1),
     n_extra=LONG,
 )
 

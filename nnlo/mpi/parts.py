@@ -1,0 +1,244 @@
+"""The parts that a rank needs for its role, made of what ``prepare`` has found."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnlo.algo.base import Algorithm
+from nnlo.checkpoint import CheckpointStore
+from nnlo.mpi.branch import Branch, BranchPlan
+from nnlo.mpi.callbacks import KerasCallbacks
+from nnlo.mpi.evaluate import Background, Recalibration, evaluate
+from nnlo.mpi.frame import Frame
+from nnlo.mpi.master import Master, Observer, up_frame
+from nnlo.mpi.outbox import Link
+from nnlo.mpi.ring import Member
+from nnlo.mpi.root import Listener, Root, RootPlan
+from nnlo.mpi.saving import Saver
+from nnlo.mpi.settings import RunSettings, make_protocol
+from nnlo.mpi.setup import Job, Prepared, identity
+from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
+from nnlo.mpi.submaster import SubMaster
+from nnlo.mpi.topology import Topology
+from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
+from nnlo.spans import Spans
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Makes them for one rank; what concerns messages only is the business of ``roles``."""
+
+    comm: "MPI.Intracomm | None"
+    job: Job
+    topology: Topology
+    prepared: Prepared
+    spans: Spans
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.comm is None else self.comm.rank
+
+    @property
+    def root_algo(self) -> Algorithm:
+        """What the root runs."""
+        return self.job.root_algo or self.job.algo
+
+    @property
+    def n_workers(self) -> int:
+        """For the algorithm: who exchanges with the root, or all ranks where there is none."""
+        topology = self.topology
+        if not topology.has_master:
+            return topology.n_ranks
+        return len(topology.sub_masters) if self.job.root_algo else topology.n_workers
+
+    def frame(self, rank: int) -> Frame:
+        """A frame for messages from ``rank`` to its parent."""
+        topology, prepared = self.topology, self.prepared
+        n_states = len(topology.leaders_under(rank)) + (rank in topology.sub_masters)
+        n_sums = 1 + len(prepared.adapter.metric_names)
+        return up_frame(prepared.adapter.manifest, n_sums, n_states * prepared.state_bytes)()
+
+    # The root ---------------------------------------------------------------------------------
+
+    def root(self, listeners: Sequence[Listener], callbacks: Sequence[Any]) -> Root:
+        """The observer of rank 0."""
+        settings, names = self.job.settings, self.prepared.adapter.metric_names
+        background = Background(self.topology.n_ranks == 1, self.spans)
+        known = [*names, *(f"val_{name}" for name in names if self.prepared.validation)]
+        monitor = settings.monitor
+        if monitor != RunSettings.monitor:  # the default is unused without validation
+            monitor = metric_name(monitor, known)
+        stoppers: list[EarlyStopping | Target] = []
+        if settings.early_stopping:
+            stoppers.append(EarlyStopping.parse(settings.early_stopping, known))
+        if settings.target_metric:
+            stoppers.append(Target.parse(settings.target_metric, known))
+        listeners = list(listeners)
+        if callbacks:
+            listeners.insert(
+                0, KerasCallbacks(callbacks, self.prepared.adapter, settings.num_epochs)
+            )
+        plan = RootPlan(
+            n_samples=self.job.data.n_samples,
+            n_epochs=settings.num_epochs,
+            metric_names=names,
+            validate=self._validator(background),
+            validate_every=settings.validate_every,
+            monitor=monitor,
+            larger_is_better=larger_is_better(monitor),
+            checkpoint_every=settings.checkpoint_interval,
+            stoppers=tuple(stoppers),
+            listeners=tuple(listeners),
+        )
+        return Root(plan, background, self._saver(background))
+
+    @cached_property
+    def recalibration(self) -> Recalibration | None:
+        """What brings the state of weights up to date, where that is asked for."""
+        n_batches = self.job.settings.recalibrate
+        if not n_batches:
+            return None
+        data = copy.copy(self.job.data)
+        data.set_shard(0, 1)
+        return Recalibration(self.prepared.adapter, data, n_batches)
+
+    def _validator(self, background: Background) -> Callable[..., dict[str, float]] | None:
+        recalibrate = self.recalibration  # raises what there is to say before the start
+        if self.prepared.validation is None:
+            return None
+        return partial(
+            evaluate,
+            self.prepared.adapter,
+            self.prepared.validation,
+            is_cancelled=background.cancelled.is_set,
+            recalibrate=recalibrate,
+        )
+
+    def _saver(self, background: Background) -> Saver | None:
+        base = self.job.settings.checkpoint
+        if base is None:
+            return None
+        about = identity(self.job, self.prepared.adapter)
+        about["topology"] = self.topology.describe()
+        return Saver(CheckpointStore(base), background, about)
+
+    # Masters ----------------------------------------------------------------------------------
+
+    def master(self, observer: Observer, link: Link, children: Sequence[int]) -> Master:
+        """The root's master, or a rank's own where there is none above it."""
+        algo, prepared = self.root_algo, self.prepared
+        manifest, saved = prepared.adapter.manifest, prepared.master_state
+        half = algo.master(manifest.n_trainable, self.n_workers)
+        master = Master(
+            manifest,
+            half,
+            make_protocol(self.job.settings, children),
+            link,
+            observer,
+            prepared.weights,
+            prepared.version,
+            keeps_bases=algo.needs_base,
+            spans=self.spans,
+        )
+        if saved is not None:
+            half.load_state(saved.arrays)
+            if saved.base_learning_rate == half.learning_rate:
+                half.learning_rate = saved.learning_rate
+        return master
+
+    def sub_master(self, link: Link) -> SubMaster:
+        """One that passes on what comes from below."""
+        manifest = self.prepared.adapter.manifest
+        return SubMaster(
+            self.rank,
+            manifest,
+            self.job.algo.merge,
+            make_protocol(self.job.settings, self.topology.children(self.rank)),
+            link,
+            self.frame(self.rank),
+            self.prepared.adapter.metric_names,
+        )
+
+    def branch(self, link: Link) -> Branch:
+        """One with an algorithm of its own."""
+        above, own, prepared = self.root_algo, self.job.algo, self.prepared
+        manifest = prepared.adapter.manifest
+        half = above.worker(manifest.n_trainable, self.n_workers)
+        plan = BranchPlan(
+            self.rank,
+            prepared.adapter.metric_names,
+            manifest.n_trainable,
+            above.sync_every,
+            above.pulls,
+            sends_state=self.job.settings.checkpoint is not None,
+        )
+        branch = Branch(plan, half, self.frame(self.rank))
+        children = self.topology.children(self.rank)
+        below = own.master(manifest.n_trainable, len(children))
+        if prepared.own_state:
+            _load_branch(prepared.own_state, below, half)
+        master = Master(
+            manifest,
+            below,
+            make_protocol(self.job.settings, children),
+            link,
+            branch,
+            prepared.weights,
+            keeps_bases=own.needs_base,
+            spans=self.spans,
+        )
+        branch.begin(master, prepared.weights, prepared.version)
+        return branch
+
+    # Workers ----------------------------------------------------------------------------------
+
+    def worker(self) -> Worker:
+        """This rank's worker, or its part of one."""
+        algo, prepared, topology = self.job.algo, self.prepared, self.topology
+        adapter = prepared.adapter
+        under = topology.n_workers if topology.has_master else topology.n_ranks
+        if self.job.root_algo is not None:
+            under = len(topology.leaders_under(topology.parent(topology.worker_of(self.rank)[0])))
+        half = algo.worker(adapter.manifest.n_trainable, under)
+        # A checkpoint may hold a rate that a callback had changed; the base is never that one.
+        base_rate = adapter.learning_rate if algo.trains_locally else 1.0
+        start = (prepared.first_epoch, 0)
+        if prepared.own_state:
+            start = load_worker_state(prepared.own_state, adapter, half)
+        index = topology.trainers.index(self.rank)
+        seed = np.random.SeedSequence([self.job.settings.seed, index]).generate_state(1)[0]
+        make = Worker if prepared.ring is None else Member
+        return make(
+            self.rank,
+            adapter,
+            self.job.data,
+            half,
+            self.frame(topology.worker_of(self.rank)[0]),
+            WorkerPlan(
+                n_epochs=self.job.settings.num_epochs,
+                sync_every=algo.sync_every,
+                trains_locally=algo.trains_locally,
+                base_rate=base_rate,
+                pulls=algo.pulls,
+                start=start,
+                version=prepared.version,
+                sends_state=self.job.settings.checkpoint is not None,
+                seed=int(seed),
+            ),
+            spans=self.spans,
+        )
+
+
+def _load_branch(state: dict[str, Any], below: Any, above: Any) -> None:
+    def part(prefix: str) -> dict[str, Any]:
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    below.load_state(part("master/"))
+    above.load_state(part("algo/"))

@@ -1,0 +1,111 @@
+"""A rank of a run without master: it applies what the ring has reduced to its own weights."""
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from nnlo.algo.base import Vector
+from nnlo.errors import TrainingError
+from nnlo.mpi import link
+from nnlo.mpi.frame import Flag, Frame, Kind
+from nnlo.mpi.loopback import Loopback
+from nnlo.mpi.master import Master
+from nnlo.mpi.ringend import RingEnd
+from nnlo.mpi.root import Root
+from nnlo.mpi.worker import Worker
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Nobody:
+    """The observer of a rank whose records nobody asks for."""
+
+    def counted(self, *_report: Any) -> None: ...
+
+    def stepped(self, master: Master) -> None: ...
+
+    def state_came(self, *_report: Any) -> None: ...
+
+
+class Replica:
+    """Its own ``master`` behind ``end``; reductions go to ``ring``.
+
+    root: on rank 0 only. What it decides, to stop or another learning rate, rides in the next
+    reduction, so that all ranks follow at the same update.
+    """
+
+    def __init__(
+        self,
+        comm: "MPI.Intracomm",
+        master: Master,
+        end: Loopback,
+        ring: RingEnd,
+        root: Root | None,
+    ) -> None:
+        self.master = master
+        self._comm = comm
+        self._end = end
+        self._ring = ring
+        self._root = root
+
+    def run(self, worker: Worker, weights: Vector) -> None:
+        """Train to the end. Raises WorkerFailed on rank 0 where any rank has failed."""
+        try:
+            self._check()
+            self._train(worker, weights)
+        except _Failed:
+            return
+        except BaseException as error:  # sys.exit in user code too: the others must hear of it
+            self._ring.exchange(worker.failure(error, link.host()))
+
+    def _train(self, worker: Worker, weights: Vector) -> None:
+        run = worker.run(weights)
+        message = next(run)
+        while True:
+            if message.header.kind is Kind.REDUCE:
+                down = self._reduce(message)
+            else:
+                down = self._apply(message)
+                if down.header.kind is Kind.FINAL:
+                    return
+            message = run.send(down)
+
+    def _reduce(self, message: Frame) -> Frame:
+        stop = Flag.STOP if self.master.stopping else Flag(0)
+        half = self.master.half
+        message.header = message.header._replace(flags=stop, rate=half.learning_rate)
+        down = self._ring.exchange(message)
+        if down.header.kind is Kind.FINAL:
+            raise _Failed
+        half.learning_rate = down.header.rate
+        if not down.header.n_samples and not down.header.flags & Flag.STOP:
+            self._check()  # all are through with this epoch
+        return down
+
+    def _apply(self, message: Frame) -> Frame:
+        self.master.receive(message.header.sender, message)
+        if self._root is not None:
+            self._root.poll(self.master)
+        if self.master.error is not None:
+            raise self.master.error
+        down = self._end.answers.pop(0)[1]
+        down.in_flight -= 1
+        header = down.header
+        if header.kind is not Kind.FINAL:
+            # Not yet: the others hear of it in the next reduction, and all leave together.
+            down.header = header._replace(flags=header.flags & ~Flag.STOP)
+        return down
+
+    def _check(self) -> None:
+        """Raises TrainingError where the weights differ from those of another rank."""
+        own = zlib.crc32(self.master.weights.data)
+        sums = self._comm.allgather(own)
+        if own != sums[0]:
+            raise TrainingError(
+                f"all ranks must hold the same weights, got others on rank {self._comm.rank} than "
+                "on rank 0; look for a layer that depends on the rank, or for faulty memory"
+            )
+
+
+class _Failed(Exception):
+    """Another rank has failed, which it has said itself."""

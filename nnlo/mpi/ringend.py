@@ -1,0 +1,98 @@
+"""The members' end of a ring over MPI: they reduce among themselves, their leader exchanges."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnlo.errors import WorkerFailed
+from nnlo.mpi import link
+from nnlo.mpi.failure import read_failure
+from nnlo.mpi.frame import HEADER_BYTES, N_TIMES, Flag, Frame, Header, Kind
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+LEADER = 0
+_N_VOTES = 4
+_SAMPLES, _STOP, _FAILED, _RATE = range(_N_VOTES)
+
+
+class RingEnd:
+    """Where a member's messages go.
+
+    Every step begins with a short vote that all members take part in, so that one whose code
+    has raised is heard whatever the others are about to do. parent: on the leader of a worker;
+    down: where answers are received.
+    """
+
+    def __init__(
+        self, ring: "MPI.Intracomm", down: Frame, parent: link.ChildEnd | None = None
+    ) -> None:
+        self._ring = ring
+        self._down = down
+        self._parent = parent
+
+    def exchange(self, up: Frame) -> Frame:
+        """Reduce ``up`` in place, or have it answered; its kind says which.
+
+        A FINAL answer to another message than BYE says that a member has failed. Raises
+        WorkerFailed then on a leader without parent.
+        """
+        header = up.header
+        votes = self._vote(header)
+        if votes[_FAILED]:
+            return self._give_up(up)
+        if header.kind is Kind.REDUCE:
+            return self._reduce(up, header, votes)
+        if self._parent is not None:
+            self._down = self._parent.exchange(up)
+        return self._share_answer()
+
+    def _vote(self, header: Header) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        votes = np.zeros(_N_VOTES)
+        votes[_SAMPLES] = header.n_samples
+        votes[_STOP] = bool(header.flags & Flag.STOP)
+        votes[_FAILED] = header.kind is Kind.ERROR
+        votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
+        link.add_up(self._ring, votes)
+        return votes
+
+    def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:
+        total = int(votes[_SAMPLES])
+        if header.n_samples:
+            up.vector[:] *= np.float32(header.n_samples)
+        else:
+            up.vector[:] = 0.0
+        if total:
+            link.add_up(self._ring, up.tail[N_TIMES:])
+            link.add_up_long(self._ring, up.vector)
+            up.vector[:] /= np.float32(total)
+        up.header = header._replace(
+            n_samples=total,
+            flags=Flag.STOP if votes[_STOP] else Flag(0),
+            rate=float(votes[_RATE]),
+        )
+        return up
+
+    def _share_answer(self) -> Frame:
+        """Bring what the leader has been answered to all members."""
+        down = self._down
+        link.broadcast(self._ring, down.buffer[:HEADER_BYTES])
+        if down.header.kind is Kind.WEIGHTS:
+            link.broadcast_long(self._ring, down.vector)
+        return down
+
+    def _give_up(self, up: Frame) -> Frame:
+        """Let the parent know what has failed; all members end."""
+        failed = up.header.kind is Kind.ERROR
+        found = self._ring.gather(up.message.tobytes() if failed else None, LEADER)
+        final = Frame(0)
+        final.header = Header(Kind.FINAL)
+        if found is None:
+            return final
+        message = next(one for one in found if one is not None)
+        up.buffer[: len(message)] = np.frombuffer(message, np.uint8)
+        if self._parent is None:
+            raise WorkerFailed(*read_failure(up))
+        self._parent.exchange(up)
+        return final

@@ -1,0 +1,150 @@
+"""What each role does with its parts: the loops of one run, over MPI or in one process."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nnlo.history import History, Record
+from nnlo.mpi import link
+from nnlo.mpi.frame import Frame, Kind
+from nnlo.mpi.loopback import Loopback, run_in_process
+from nnlo.mpi.master import Master
+from nnlo.mpi.parts import Parts
+from nnlo.mpi.replica import Nobody, Replica
+from nnlo.mpi.ringend import RingEnd
+from nnlo.mpi.root import Root
+from nnlo.mpi.serve import ignored_signals, relay, serve, signals
+from nnlo.mpi.setup import together
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Gather = Callable[[History | None], dict[str, list[Record]]]
+"""Brings to rank 0 what ranks have noted, after the last message; collective. Given to it is a
+sub-master's book; it returns the rows of all of them on rank 0."""
+
+
+def train_alone(parts: Parts, root: Root, gather: Gather) -> Master:
+    """Master and worker in one process."""
+    end = Loopback()
+    master = parts.master(root, end, [0])
+    worker = parts.worker()
+    with root.background, signals(root):
+        _begin(parts, root, master)
+        run = worker.run(parts.prepared.weights)
+        run_in_process(master, end, {0: run}, poll=partial(root.poll, master))
+        gather(None)
+        _finish(root, master)
+    return master
+
+
+def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) -> Master:
+    """Rank 0 of many; calls ``abandon`` where others did not end in time."""
+    comm = _comm(parts)
+    children = parts.topology.children(0)
+
+    def make() -> tuple[Master, link.ParentEnd]:
+        end = link.ParentEnd(comm, {child: parts.frame(child) for child in children})
+        master = parts.master(root, end, children)
+        _begin(parts, root, master)
+        return master, end
+
+    master, end = together(comm, make)
+    end.open()
+    with root.background, signals(root):
+        if serve(master, end, root):
+            end.close()
+            # The root has heard sub-masters only; they have heard the workers.
+            root.history.ranks = gather(None) or root.history.ranks
+        else:
+            abandon()
+        _finish(root, master)
+    return master
+
+
+def stand_between(parts: Parts, gather: Gather) -> None:
+    """A sub-master."""
+    comm = _comm(parts)
+    children = parts.topology.children(parts.rank)
+    size = parts.prepared.adapter.manifest.size
+
+    def make() -> tuple[link.ParentEnd, link.ChildEnd]:
+        end = link.ParentEnd(comm, {child: parts.frame(child) for child in children})
+        return end, link.ChildEnd(comm, 0, Frame(size))
+
+    end, parent = together(comm, make)
+    end.open()
+    middle = parts.branch(end) if parts.job.root_algo is not None else parts.sub_master(end)
+    with ignored_signals():
+        relay(middle, end, parent, parts.frame(parts.rank))
+    end.close()
+    gather(middle.history)
+
+
+def work(parts: Parts, gather: Gather) -> None:
+    """A worker, or a part of one."""
+    comm, prepared = _comm(parts), parts.prepared
+    worker = together(comm, parts.worker)
+    size = prepared.adapter.manifest.size
+    leads = parts.rank in parts.topology.leaders
+    parent = None
+    if leads:
+        parent = link.ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
+    ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
+    exchange = ring.exchange if ring is not None else parent.exchange  # type: ignore[union-attr]
+    with ignored_signals():
+        try:
+            run = worker.run(prepared.weights)
+            message = next(run)
+            while (down := exchange(message)).header.kind is not Kind.FINAL:
+                message = run.send(down)
+        except BaseException as error:  # sys.exit in user code too: rank 0 must hear of it
+            exchange(worker.failure(error, link.host()))
+    gather(None)
+
+
+def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
+    """One of several ranks alike: each applies the same reduced updates to its own weights.
+
+    root: on rank 0, whose decisions (stop, learning rate) ride in the next reduction.
+    """
+    comm = _comm(parts)
+    end = Loopback()
+
+    def make() -> Replica:
+        master = parts.master(root or Nobody(), end, [parts.rank])
+        assert parts.prepared.ring is not None
+        ring = RingEnd(parts.prepared.ring, Frame(master.weights.size))
+        return Replica(comm, master, end, ring, root)
+
+    replica = together(comm, make)
+    worker = together(comm, parts.worker)
+    if root is None:
+        with ignored_signals():
+            replica.run(worker, parts.prepared.weights)
+        gather(None)
+        return replica.master
+    with root.background, signals(root):
+        _begin(parts, root, replica.master)
+        replica.run(worker, parts.prepared.weights)
+        gather(None)
+        _finish(root, replica.master)
+    return replica.master
+
+
+def _begin(parts: Parts, root: Root, master: Master) -> None:
+    if parts.prepared.checkpoint is not None:
+        whole = not parts.prepared.ranks_restored
+        root.restore(parts.prepared.checkpoint, whole_epochs=whole)
+    root.begin(master)
+
+
+def _finish(root: Root, master: Master) -> None:
+    if master.error is not None:
+        raise master.error
+    root.finish(master)
+
+
+def _comm(parts: Parts) -> "MPI.Intracomm":
+    assert parts.comm is not None
+    return parts.comm
