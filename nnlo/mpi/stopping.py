@@ -16,23 +16,31 @@ _ALIASES = MappingProxyType({"acc": "accuracy"})
 
 
 def metric_name(name: str, known: Sequence[str]) -> str:
-    """The history's name of a metric; old names (``val_acc``) and ``net:metric`` are understood.
+    """The history's name of a metric, by its present or an old name.
 
-    Raises ConfigError, listing ``known``, for a metric that the run does not have.
+    ``val_acc`` is understood, and of a model with several networks ``net:metric``,
+    ``net:val_metric`` and ``val_net/metric``. Raises ConfigError, listing ``known``, for a
+    metric that the run does not have.
     """
-    prefix, _, bare = name.strip().replace(":", "/").rpartition("val_")
-    full = prefix + ("val_" if "val_" in name else "") + _ALIASES.get(bare, bare)
-    if full not in known:
-        remedy = ""
-        if "val_" in full and not any("val_" in other for other in known):
-            remedy = "; there is no validation data, give --val-data"
-        raise ConfigError(f"metric must be one of {', '.join(known)}, got {name!r}{remedy}")
-    return full
+    given = name.strip().replace(":", "/")
+    network, slash, metric = given.rpartition("/")
+    is_val = given.startswith("val_") or metric.startswith("val_")
+    prefix = "val_" if is_val else ""
+    network, metric = network.removeprefix("val_"), metric.removeprefix("val_")
+    for bare in (metric, _ALIASES.get(metric, metric)):
+        full = f"{prefix}{network}{slash}{bare}"
+        if full in known:
+            return full
+    remedy = ""
+    if is_val and not any(other.startswith("val_") for other in known):
+        remedy = "; there is no validation data, give --val-data"
+    raise ConfigError(f"metric must be one of {', '.join(known)}, got {name!r}{remedy}")
 
 
 def larger_is_better(metric: str) -> bool:
     """True for accuracies and the like, False for losses and errors."""
-    return any(word in metric for word in _REWARDS)
+    bare = metric.rpartition("/")[2]  # without the network's name
+    return any(word in bare for word in _REWARDS)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,20 @@ def test_guide_names_every_loss_and_metric():
     assert {"mse", "mae", "acc"} <= set(ALIASES)
 
 
+def test_gan_of_the_guide_trains_both_networks(tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "gan.py").write_text(re.search("```python\n(# gan.py.*?)```", GUIDE, re.DOTALL)[1])
+    builder = load_builder(tmp_path / "gan.py", latent=4)
+    adapter = build_adapter(builder, seed=0, optimizer="adam", learning_rate=0.01)
+    batch = np.ones((16, 8, 8, 1), np.float32), np.zeros(16)
+    assert adapter.metric_names == ("loss", "discriminator/loss", "generator/loss")
+    first = adapter.test_step(batch)
+    for _ in range(20):
+        adapter.train_step(batch)
+    assert adapter.test_step(batch)[2] < first[2]
+    assert adapter.predict(np.zeros((5, 4))).shape == (5, 8, 8, 1)
+
+
 @pytest.mark.parametrize("name", ["example_mnist", "example_mnist_torch"])
 def test_example_takes_a_step_on_images(name):
     pytest.importorskip("torch" if "torch" in name else "keras")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nnlo.errors import ConfigError
 from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 
-KNOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "gen/val_accuracy", "gen/loss")
+KNOWN = ("loss", "accuracy", "val_loss", "val_accuracy", "val_gen/accuracy", "gen/loss", "f1/acc")
 TEXTS = st.text(st.sampled_from("val_os,<>~=acur0123456789.-+einf: "), max_size=24) | st.text()
 
 
@@ -28,8 +28,12 @@ def stops_at(text, values):
         ("acc", "accuracy"),
         ("val_acc", "val_accuracy"),
         ("val_accuracy", "val_accuracy"),
-        ("gen:val_acc", "gen/val_accuracy"),
+        ("gen:val_acc", "val_gen/accuracy"),
+        ("val_gen:accuracy", "val_gen/accuracy"),
+        ("val_gen/acc", "val_gen/accuracy"),
         ("gen:loss", "gen/loss"),
+        ("gen/loss", "gen/loss"),
+        ("f1:acc", "f1/acc"),
     ],
 )
 def test_old_and_new_names_of_metrics_are_understood(name, full):
@@ -44,6 +48,7 @@ def test_an_unknown_metric_is_an_error_that_lists_the_known_ones(name):
 
 def test_accuracies_grow_and_losses_shrink():
     assert [larger_is_better(name) for name in KNOWN[:4]] == [False, True, False, True]
+    assert not larger_is_better("f1/loss")
 
 
 def test_the_old_form_compares_means_over_epochs():
