@@ -18,6 +18,10 @@ from nnlo.errors import ConfigError, NNLOError
 LAUNCHERS = ("auto", "mpirun", "srun", "jsrun")
 # A waiting rank lets others have its core; costs 0.05 us of latency.
 ADDED_ENVIRONMENT = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+# Job data go to the ranks in messages. By itself PMIx maps them at one address in all processes,
+# and where that is taken in one of them the job ends (openpmix pull request 3886, not in 5.0).
+# For a job whose both ends we start: another PMIx than srun's own must not be told.
+MPIRUN_ENVIRONMENT = {"PMIX_MCA_gds": "hash"}
 
 
 @dataclass(frozen=True)
@@ -167,15 +171,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(argv)
     try:
         command = _command(options, os.environ)
-        environ = {**ADDED_ENVIRONMENT, **os.environ, **terminal_of(sys.stderr)}
+        added = added_environment(command, os.environ)
         if options.dry_run or options.verbose:
-            added = [f"{k}={v}" for k, v in ADDED_ENVIRONMENT.items() if k not in os.environ]
+            settings = [f"{name}={value}" for name, value in added.items()]
             shown = sys.stdout if options.dry_run else sys.stderr
-            print(*added, shlex.join(command), file=shown, flush=True)
+            print(*settings, shlex.join(command), file=shown, flush=True)
+        environ = {**added, **os.environ, **terminal_of(sys.stderr)}
         return 0 if options.dry_run else run_job(command, environ)
     except (NNLOError, OSError) as error:
         print(f"nnlorun: {error}", file=sys.stderr)
         return 2
+
+
+def added_environment(command: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return what the job is told beside ``environ``, whose own settings stay."""
+    is_mpirun = Path(command[0]).name not in ("srun", "jsrun")
+    settings = ADDED_ENVIRONMENT | (MPIRUN_ENVIRONMENT if is_mpirun else {})
+    return {name: value for name, value in settings.items() if name not in environ}
 
 
 def terminal_of(stream: TextIO) -> dict[str, str]:

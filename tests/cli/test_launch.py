@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from nnlo.cli.launch import Request, find_program, main, plan_command, terminal_of
+from nnlo.cli.launch import (
+    Request,
+    added_environment,
+    find_program,
+    main,
+    plan_command,
+    terminal_of,
+)
 from nnlo.cli.machine import (
     Machine,
     count_host_slots,
@@ -168,8 +175,15 @@ def test_dry_run_prints_the_command_and_the_environment(
     monkeypatch.setenv("NNLO_MPIRUN", str(mpirun))
     assert main(["-n", "2", "--dry-run", "-m", "timeit", "a b"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith(f"OMPI_MCA_mpi_yield_when_idle=1 {mpirun} -n 2")
+    added = "OMPI_MCA_mpi_yield_when_idle=1 PMIX_MCA_gds=hash"
+    assert printed.startswith(f"{added} {mpirun} -n 2")
     assert printed.endswith("-m timeit 'a b'\n")
+
+
+def test_settings_of_the_user_and_the_pmix_of_the_scheduler_are_left_alone() -> None:
+    own = {"OMPI_MCA_mpi_yield_when_idle": "0"}
+    assert added_environment(["/opt/bin/mpirun"], own) == {"PMIX_MCA_gds": "hash"}
+    assert added_environment(["srun"], own) == {}
 
 
 def test_ranks_are_told_of_a_terminal_only_where_there_is_one():
