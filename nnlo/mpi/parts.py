@@ -70,7 +70,8 @@ class Parts:
     def root(self, listeners: Sequence[Listener], callbacks: Sequence[Any]) -> Root:
         """The observer of rank 0."""
         settings, names = self.job.settings, self.prepared.adapter.metric_names
-        background = Background(self.topology.n_ranks == 1, self.spans)
+        # Where this rank trains as well, its one model can't be validated at the same time.
+        background = Background(self.rank in self.topology.trainers, self.spans)
         known = [*names, *(f"val_{name}" for name in names if self.prepared.validation)]
         monitor = settings.monitor
         if monitor != RunSettings.monitor:  # the default is unused without validation
