@@ -15,7 +15,7 @@ from nnlo.mpi.frame import pack_arrays
 from nnlo.mpi.saving import Draft, Saver
 from tests.mpi.jobs import Job, timeless
 
-STATE = pack_arrays({"position": np.array([1, 2])})
+STATE = pack_arrays({"1/position": np.array([1, 2])})
 WEIGHTS = np.float32([1.0, 2.0])
 
 
@@ -51,7 +51,7 @@ def test_a_draft_waits_for_the_validation_of_its_own_epoch(tmp_path):
 
 def test_a_child_that_has_left_is_not_waited_for_and_its_last_state_counts(tmp_path):
     saver = saver_in(tmp_path)
-    saver.take(3, pack_arrays({"position": np.array([9, 9])}), leaves=True)
+    saver.take(3, pack_arrays({"3/position": np.array([9, 9])}), leaves=True)
     saver.begin(draft({1, 2}))
     saver.validated(1, "{}", WEIGHTS + 1, 0.1)
     saver.take(1, STATE, leaves=True)

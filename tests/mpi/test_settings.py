@@ -4,7 +4,6 @@ import pytest
 
 from nnlo.errors import ConfigError
 from nnlo.mpi.settings import RunSettings
-from nnlo.mpi.topology import Topology
 
 
 @pytest.mark.parametrize(
@@ -37,18 +36,3 @@ def test_good_settings_are_kept():
     settings = RunSettings.make(num_epochs=3, synchronous=True, quorum=0.95, seed=0)
     assert (settings.num_epochs, settings.quorum, settings.monitor) == (3, 0.95, "val_loss")
     assert RunSettings.make() == RunSettings()
-
-
-@pytest.mark.parametrize(
-    ("n_ranks", "workers"), [(1, (0,)), (2, (1,)), (3, (1, 2)), (7, (1, 2, 3, 4, 5, 6))]
-)
-def test_every_rank_but_the_first_works_unless_it_is_alone(n_ranks, workers):
-    topology = Topology(n_ranks)
-    assert topology.workers == workers
-    assert topology.n_workers == len(workers)
-    assert [topology.worker_index(rank) for rank in workers] == list(range(len(workers)))
-
-
-def test_a_run_without_ranks_is_refused():
-    with pytest.raises(ConfigError, match="at least one rank, got 0"):
-        Topology(0)
