@@ -53,11 +53,12 @@ def growth(eta, alpha, n_workers, n_rounds=600):
     return np.nan_to_num(np.abs([run.weights, *run.x]).max() / 1e-3, nan=np.inf)
 
 
-@pytest.mark.parametrize("eta", [0.1, 0.5, 1.0])
-def test_one_worker_is_stable_up_to_the_limit_and_not_above(eta):
+@pytest.mark.parametrize("n_workers", [1, 3, 5])  # with an even number the limit is higher
+@pytest.mark.parametrize("eta", [0.1, 0.5, 0.9])
+def test_workers_in_turn_are_stable_up_to_the_limit_and_not_above(eta, n_workers):
     limit = (4 - 2 * eta) / (4 - 3 * eta)
-    assert growth(eta, 0.98 * limit, 1) < 0.01
-    assert growth(eta, 1.02 * limit, 1) > 100
+    assert growth(eta, 0.98 * limit, n_workers) < 0.01
+    assert growth(eta, 1.02 * limit, n_workers) > 100
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 5])
@@ -127,12 +128,14 @@ def test_the_learning_rate_of_the_master_is_for_the_workers_only():
 
 
 def test_defaults_go_together():
-    assert Algo(mode="easgd") == EASGD(10, 0.9, "sgd", 0.1)
+    nesterov = {"name": "sgd", "momentum": 0.9, "nesterov": True}
+    assert Algo(mode="easgd") == EASGD(10, 0.9, nesterov, 0.1)
+    assert Algo(mode="easgd", elastic_momentum=0.0) == EASGD(worker_learning_rate=0.1)
+    assert Algo(mode="easgd", worker_optimizer="sgd") == EASGD(worker_learning_rate=0.1)
     assert Algo(mode="easgd", worker_optimizer="adam") == EASGD(worker_optimizer="adam")
     assert Algo(mode="easgd", elastic_lr=0.3).worker_learning_rate == 0.3
-    nesterov = {"name": "sgd", "momentum": 0.9, "nesterov": True}
-    expected = EASGD(worker_optimizer=nesterov, worker_learning_rate=0.1)
-    assert Algo(mode="easgd", elastic_momentum=0.9) == expected
+    strong = Algo(mode="easgd", elastic_momentum=0.99, worker_optimizer="sgd")
+    assert strong.worker_optimizer == nesterov | {"momentum": 0.99}
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def test_the_masters_rate_begins_at_the_algorithms(algo):
 
 @EVERY_WAY
 def test_an_algorithm_is_numbers_only(algo):
-    assert hash(algo) == hash(eval(repr(algo), _names(algo)))
+    if not isinstance(algo.worker_optimizer, dict):
+        assert hash(algo) == hash(eval(repr(algo), _names(algo)))
     assert eval(repr(algo), _names(algo)) == algo
 
 
