@@ -143,7 +143,7 @@ class Topology:
                 f"{len(self.sub_masters)}; the other ranks train"
             )
         sizes = {len(worker) for worker in self.workers}
-        if self.has_master and self.n_ranks > 1 and sizes != {self.n_processes}:
+        if self.has_master and sizes != {self.n_processes}:
             remarks.append(
                 f"the ranks do not divide into workers of {self.n_processes}; there are workers "
                 f"of {' and '.join(map(str, sorted(sizes)))}"
