@@ -80,6 +80,7 @@ class TrainOptions:
         int,
     )
     n_masters: int = option(TRAIN, 1, "the root and the sub-masters between it and workers", int)
+    n_shards: int = option(TRAIN, 1, "masters that own a slice of the weights each", int)
     n_processes: int = option(TRAIN, 1, "ranks that make up one worker, a ring", int)
     seed: int = option(TRAIN, 0, "of initial weights, order of samples and random layers", int)
 
@@ -220,6 +221,7 @@ class TrainOptions:
             "sync_every",
             "n_masters",
             "n_processes",
+            "n_shards",
             "validate_every",
             "checkpoint_interval",
         ):

@@ -176,6 +176,7 @@ def _make_manager(
         max_staleness=options.max_staleness,
         num_masters=options.n_masters,
         num_processes=options.n_processes,
+        num_shards=options.n_shards,
         seed=options.seed,
         metrics=options.metrics or None,
         validate_every=options.validate_every,

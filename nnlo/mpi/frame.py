@@ -78,11 +78,11 @@ class Frame:
 
     n_params: length of the vector. n_tail: float64 values before it. capacity: bytes that
     fit behind it. ``in_flight`` counts the sends that still read the buffer: a frame may be
-    written only at 0.
+    written only at 0. ``start``: of the vector, in bytes.
     """
 
     def __init__(self, n_params: int, n_tail: int = 0, capacity: int = 0) -> None:
-        start = HEADER_BYTES + -(-8 * n_tail // _ALIGN) * _ALIGN
+        self.start = start = HEADER_BYTES + -(-8 * n_tail // _ALIGN) * _ALIGN
         self._end = start + 4 * n_params
         raw = np.zeros(self._end + capacity + _ALIGN, np.uint8)
         shift = -raw.ctypes.data % _ALIGN

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 UP = 1
 DOWN = 2
+APART = 3  # beside the exchanges
 
 _OPEN_MPI = {
     # Else a rank that waits inside MPI takes a core from one that works.
@@ -216,6 +218,48 @@ class ChildEnd:
         wait(receive)
         wait(send)
         return self.down
+
+
+def send_parts(
+    comm: "MPI.Intracomm", parts: Sequence[np.ndarray[Any, Any]], to: int
+) -> "MPI.Request":
+    """Begin to send ``parts`` as one message up, without copying them together."""
+    from mpi4py import MPI
+
+    layout = _layout(parts)
+    request = comm.Isend([MPI.BOTTOM, 1, layout], to, UP)
+    layout.Free()  # MPI keeps it until the message is through
+    return request
+
+
+def receive_parts(
+    comm: "MPI.Intracomm", parts: Sequence[np.ndarray[Any, Any]], source: int
+) -> "MPI.Request":
+    """Begin to receive a message down into ``parts``, one after the other."""
+    from mpi4py import MPI
+
+    layout = _layout(parts)
+    request = comm.Irecv([MPI.BOTTOM, 1, layout], source, DOWN)
+    layout.Free()
+    return request
+
+
+def _layout(parts: Sequence[np.ndarray[Any, Any]]) -> "MPI.Datatype":
+    from mpi4py import MPI
+
+    lengths, places = [part.nbytes for part in parts], [MPI.Get_address(part) for part in parts]
+    return MPI.BYTE.Create_hindexed(lengths, places).Commit()
+
+
+def send_bytes(comm: "MPI.Intracomm", data: bytes, to: int) -> None:
+    """Send ``data`` to a rank that waits for them in ``receive_bytes``."""
+    comm.send(data, to, APART)
+
+
+def receive_bytes(comm: "MPI.Intracomm", source: int) -> bytes:
+    """What ``source`` has sent by ``send_bytes``."""
+    data: bytes = comm.recv(None, source, APART)
+    return data
 
 
 def agree(comm: "MPI.Intracomm | None", error: NNLOError | None) -> None:

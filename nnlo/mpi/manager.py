@@ -76,6 +76,7 @@ class MPIManager:
             1 if comm is None else comm.size,
             self.settings.num_masters,
             self.settings.num_processes,
+            self.settings.num_shards,
             algo.has_master,
         )
         _check_shape(self._topology, self.settings, root_algo)
@@ -149,6 +150,8 @@ class MPIManager:
                 return roles.lead(parts, root, self._gather, self._abandon)
             case "sub-master":
                 roles.stand_between(parts, self._gather)
+            case "shard":
+                roles.own_slice(parts, self._gather)
             case "replica":
                 return roles.train_together(parts, root, self._gather)
             case "leader" | "member":
@@ -189,6 +192,11 @@ def _check_shape(topology: Topology, settings: RunSettings, root_algo: Algorithm
         raise ConfigError(
             f"a root mode must merge weights, got {type(root_algo).__name__} of gradients; "
             "take easgd, diloco or downpour with local steps"
+        )
+    if settings.num_shards > 1 and settings.quorum < 1.0:
+        raise ConfigError(
+            f"a quorum must be 1 where masters share the weights, got {settings.quorum}: each "
+            "would leave out other workers; leave one of them out"
         )
     if not topology.has_master and (settings.synchronous or settings.max_staleness is not None):
         raise ConfigError(

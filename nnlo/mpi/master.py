@@ -6,9 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from nnlo.algo.base import MasterHalf, Update
+from nnlo.algo.base import MasterHalf, State, Update
 from nnlo.errors import ProtocolError, WorkerFailed
-from nnlo.model.manifest import Manifest
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import ERROR_BYTES, N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.outbox import Link, Outbox
@@ -37,6 +36,19 @@ class Observer(Protocol):
         """A worker's local state, asked for by a checkpoint or sent as it leaves."""
 
 
+class Layout(Protocol):
+    """What a master must know of the vector: a Manifest, or a Slice of it."""
+
+    @property
+    def n_trainable(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def hash32(self) -> int: ...
+
+
 class Master:
     """The weights, who waits for them and what each exchange does to them.
 
@@ -46,7 +58,7 @@ class Master:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: Layout,
         half: MasterHalf,
         protocol: MasterProtocol,
         link: Link,
@@ -101,6 +113,13 @@ class Master:
     def active(self) -> frozenset[int]:
         """Children that have not left."""
         return frozenset(self._protocol.active)
+
+    def state(self) -> State:
+        """What the algorithm's master half holds."""
+        return self.half.state()
+
+    def settle(self) -> None:
+        """All workers have left: nothing will change any more."""
 
     def replace_weights(self, weights: np.ndarray) -> None:
         """Put ``weights``, shape (manifest.size,), in place of the current ones."""
@@ -177,7 +196,7 @@ class Master:
         start = time.perf_counter()
         target = self._outbox.writable()
         self._merge_state(children, target)
-        self.half.apply(self.weights[:n], updates, target.vector[:n])
+        self.half.apply(self._outbox.weights[:n], updates, target.vector[:n])
         self._outbox.current = target
         self.version += 1
         self._spans.add("apply", start, time.perf_counter())
@@ -190,7 +209,7 @@ class Master:
         n = self._manifest.n_trainable
         if n == self._manifest.size:
             return
-        state = self.weights[n:].astype(np.float64)
+        state = self._outbox.weights[n:].astype(np.float64)
         samples = {child: self._inbox[child].header.n_samples for child in children}
         self._mean_samples |= samples
         present = self._protocol.active | set(children)
@@ -222,7 +241,7 @@ class Master:
         )
 
 
-def up_frame(manifest: Manifest, n_sums: int, state_bytes: int = 0) -> Callable[[], Frame]:
+def up_frame(manifest: Layout, n_sums: int, state_bytes: int = 0) -> Callable[[], Frame]:
     """A maker of frames for messages to a master of this model.
 
     n_sums: entries of the adapter's sums. state_bytes: room for a worker's local state.

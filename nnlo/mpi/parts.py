@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from nnlo.mpi.branch import Branch, BranchPlan
 from nnlo.mpi.callbacks import KerasCallbacks
 from nnlo.mpi.evaluate import Background, Recalibration, evaluate
 from nnlo.mpi.frame import Frame
-from nnlo.mpi.master import Master, Observer, up_frame
+from nnlo.mpi.master import Layout, Master, Observer, up_frame
 from nnlo.mpi.outbox import Link
+from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
 from nnlo.mpi.root import Listener, Root, RootPlan
 from nnlo.mpi.saving import Saver
 from nnlo.mpi.settings import RunSettings, make_protocol
 from nnlo.mpi.setup import Job, Prepared, identity
+from nnlo.mpi.slices import Slice, cut, cut_state
 from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology
@@ -29,6 +31,8 @@ from nnlo.spans import Spans
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+M = TypeVar("M", bound=Master)
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,19 @@ class Parts:
             return topology.n_ranks
         return len(topology.sub_masters) if self.job.root_algo else topology.n_workers
 
-    def frame(self, rank: int) -> Frame:
-        """A frame for messages from ``rank`` to its parent."""
+    def frame(self, rank: int, layout: Layout | None = None) -> Frame:
+        """A frame for messages from ``rank`` to its parent, or to a master of ``layout`` only."""
         topology, prepared = self.topology, self.prepared
+        # Below a sub-master the states of all its workers come together.
         n_states = len(topology.leaders_under(rank)) + (rank in topology.sub_masters)
         n_sums = 1 + len(prepared.adapter.metric_names)
-        return up_frame(prepared.adapter.manifest, n_sums, n_states * prepared.state_bytes)()
+        capacity = n_states * prepared.state_bytes
+        return up_frame(layout or prepared.adapter.manifest, n_sums, capacity)()
+
+    @cached_property
+    def slices(self) -> tuple[Slice, ...]:
+        """What each of several masters owns; one slice where there is one master."""
+        return cut(self.prepared.adapter.manifest, self.topology.n_shards)
 
     # The root ---------------------------------------------------------------------------------
 
@@ -132,27 +143,46 @@ class Parts:
 
     # Masters ----------------------------------------------------------------------------------
 
-    def master(self, observer: Observer, link: Link, children: Sequence[int]) -> Master:
+    def master(
+        self,
+        observer: Observer,
+        link: Link,
+        children: Sequence[int],
+        kind: type[M],
+        observers: Sequence[int] = (),
+    ) -> M:
         """The root's master, or a rank's own where there is none above it."""
         algo, prepared = self.root_algo, self.prepared
         manifest, saved = prepared.adapter.manifest, prepared.master_state
-        half = algo.master(manifest.n_trainable, self.n_workers)
-        master = Master(
-            manifest,
+        layout: Layout = manifest
+        weights = prepared.weights
+        if self.topology.n_shards > 1:
+            layout = own = self.slices[self.rank]
+            weights = weights[own.start : own.stop]
+        half = algo.master(layout.n_trainable, self.n_workers)
+        master = kind(
+            layout,
             half,
-            make_protocol(self.job.settings, children),
+            make_protocol(self.job.settings, children, observers),
             link,
             observer,
-            prepared.weights,
+            weights,
             prepared.version,
             keeps_bases=algo.needs_base,
             spans=self.spans,
         )
         if saved is not None:
-            half.load_state(saved.arrays)
+            arrays = saved.arrays
+            if self.topology.n_shards > 1:
+                arrays = cut_state(arrays, self.slices[self.rank], manifest.n_trainable)
+            half.load_state(arrays)
             if saved.base_learning_rate == half.learning_rate:
                 half.learning_rate = saved.learning_rate
         return master
+
+    def own_slice(self, link: Link, children: Sequence[int]) -> Master:
+        """The master of one slice that is not the root's, which reads it as an observer."""
+        return self.master(Nobody(), link, children, Master, observers=[0])
 
     def sub_master(self, link: Link) -> SubMaster:
         """One that passes on what comes from below."""

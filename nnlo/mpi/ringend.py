@@ -1,6 +1,6 @@
 """The members' end of a ring over MPI: they reduce among themselves, their leader exchanges."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 LEADER = 0
+
+
+class ParentLink(Protocol):
+    """The leader's way up."""
+
+    def exchange(self, up: Frame) -> Frame: ...
+
+
 _N_VOTES = 4
 _SAMPLES, _STOP, _FAILED, _RATE = range(_N_VOTES)
 
@@ -26,7 +34,7 @@ class RingEnd:
     """
 
     def __init__(
-        self, ring: "MPI.Intracomm", down: Frame, parent: link.ChildEnd | None = None
+        self, ring: "MPI.Intracomm", down: Frame, parent: ParentLink | None = None
     ) -> None:
         self._ring = ring
         self._down = down

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nnlo.history import History, Record
 from nnlo.mpi import link
 from nnlo.mpi.frame import Frame, Kind
-from nnlo.mpi.loopback import Loopback, run_in_process
+from nnlo.mpi.loopback import Loopback, Middle, run_in_process
 from nnlo.mpi.master import Master
 from nnlo.mpi.parts import Parts
 from nnlo.mpi.replica import Nobody, Replica
@@ -15,6 +15,7 @@ from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Root
 from nnlo.mpi.serve import ignored_signals, relay, serve, signals
 from nnlo.mpi.setup import together
+from nnlo.mpi.slices import SliceReader, SlicesEnd, WholeMaster, serve_slice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -27,7 +28,7 @@ sub-master's book; it returns the rows of all of them on rank 0."""
 def train_alone(parts: Parts, root: Root, gather: Gather) -> Master:
     """Master and worker in one process."""
     end = Loopback()
-    master = parts.master(root, end, [0])
+    master = parts.master(root, end, [0], Master)
     worker = parts.worker()
     with root.background, signals(root):
         _begin(parts, root, master)
@@ -44,8 +45,15 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     children = parts.topology.children(0)
 
     def make() -> tuple[Master, link.ParentEnd]:
-        end = link.ParentEnd(comm, {child: parts.frame(child) for child in children})
-        master = parts.master(root, end, children)
+        end = link.ParentEnd(comm, _frames(parts))
+        if parts.topology.n_shards > 1:
+            exact = parts.job.settings.synchronous
+            whole = parts.master(root, end, children, WholeMaster)
+            reader = SliceReader(comm, parts.slices, exact=exact)
+            whole.know(reader, parts.slices, parts.prepared.adapter.manifest)
+            master: Master = whole
+        else:
+            master = parts.master(root, end, children, Master)
         _begin(parts, root, master)
         return master, end
 
@@ -53,6 +61,7 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     end.open()
     with root.background, signals(root):
         if serve(master, end, root):
+            master.settle()
             end.close()
             # The root has heard sub-masters only; they have heard the workers.
             root.history.ranks = gather(None) or root.history.ranks
@@ -62,23 +71,49 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     return master
 
 
+def own_slice(parts: Parts, gather: Gather) -> None:
+    """A sharded master that is not the root."""
+    comm = _comm(parts)
+
+    def make() -> tuple[Master, link.ParentEnd]:
+        frames = _frames(parts) | {0: Frame(0)}
+        end = link.ParentEnd(comm, frames)
+        return parts.own_slice(end, parts.topology.children(0)), end
+
+    master, end = together(comm, make)
+    end.open()
+    with ignored_signals():
+        serve_slice(comm, master, end, parts.root_algo.learning_rate)
+    end.close()
+    gather(None)
+
+
 def stand_between(parts: Parts, gather: Gather) -> None:
     """A sub-master."""
     comm = _comm(parts)
-    children = parts.topology.children(parts.rank)
     size = parts.prepared.adapter.manifest.size
 
-    def make() -> tuple[link.ParentEnd, link.ChildEnd]:
-        end = link.ParentEnd(comm, {child: parts.frame(child) for child in children})
-        return end, link.ChildEnd(comm, 0, Frame(size))
+    def make() -> tuple[Middle, link.ParentEnd, link.ChildEnd]:
+        end = link.ParentEnd(comm, _frames(parts))
+        parent = link.ChildEnd(comm, 0, Frame(size))
+        if parts.job.root_algo is not None:
+            return parts.branch(end), end, parent
+        return parts.sub_master(end), end, parent
 
-    end, parent = together(comm, make)
+    middle, end, parent = together(comm, make)
     end.open()
-    middle = parts.branch(end) if parts.job.root_algo is not None else parts.sub_master(end)
     with ignored_signals():
         relay(middle, end, parent, parts.frame(parts.rank))
     end.close()
     gather(middle.history)
+
+
+def _frames(parts: Parts) -> dict[int, Frame]:
+    """Where a master receives the messages of its children."""
+    if parts.topology.n_shards == 1:
+        return {rank: parts.frame(rank) for rank in parts.topology.children(parts.rank)}
+    own = parts.slices[parts.rank]
+    return {rank: parts.frame(rank, own) for rank in parts.topology.children(0)}
 
 
 def work(parts: Parts, gather: Gather) -> None:
@@ -87,8 +122,10 @@ def work(parts: Parts, gather: Gather) -> None:
     worker = together(comm, parts.worker)
     size = prepared.adapter.manifest.size
     leads = parts.rank in parts.topology.leaders
-    parent = None
-    if leads:
+    parent: link.ChildEnd | SlicesEnd | None = None
+    if leads and parts.topology.n_shards > 1:
+        parent = SlicesEnd(comm, parts.slices, size)
+    elif leads:
         parent = link.ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
     ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
     exchange = ring.exchange if ring is not None else parent.exchange  # type: ignore[union-attr]
@@ -112,7 +149,7 @@ def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
     end = Loopback()
 
     def make() -> Replica:
-        master = parts.master(root or Nobody(), end, [parts.rank])
+        master = parts.master(root or Nobody(), end, [parts.rank], Master)
         assert parts.prepared.ring is not None
         ring = RingEnd(parts.prepared.ring, Frame(master.weights.size))
         return Replica(comm, master, end, ring, root)

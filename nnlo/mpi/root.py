@@ -295,7 +295,7 @@ class Root:
         return self.history.to_json()
 
     def _draft(self, master: Master) -> Draft:
-        state = {f"algo/{name}": np.copy(value) for name, value in master.half.state().items()}
+        state = {f"algo/{name}": np.copy(value) for name, value in master.state().items()}
         return Draft(
             self._epoch,
             master.version,

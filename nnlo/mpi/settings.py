@@ -18,6 +18,7 @@ class RunSettings:
         (0, 1] that closes a round. max_staleness: updates by which a worker may be ahead of the
         slowest one, None for any number.
     num_masters: the root and its sub-masters. num_processes: ranks that make up one worker.
+    num_shards: masters that share the weights.
     seed: >= 0; of initial weights, order of samples and random layers.
     metrics: names beside the loss; None for what fits the loss.
     validate_every, checkpoint_interval: epochs.
@@ -36,6 +37,7 @@ class RunSettings:
     max_staleness: int | None = None
     num_masters: int = 1
     num_processes: int = 1
+    num_shards: int = 1
     seed: int = 0
     metrics: tuple[str, ...] | None = None
     validate_every: int = 1
@@ -89,8 +91,10 @@ class RunSettings:
         return cls(**settings)
 
 
-def make_protocol(settings: RunSettings, children: Sequence[int]) -> MasterProtocol:
+def make_protocol(
+    settings: RunSettings, children: Sequence[int], observers: Sequence[int] = ()
+) -> MasterProtocol:
     """The rules by which a master of such a run answers its children."""
     if settings.synchronous:
-        return MasterProtocol(children, settings.quorum)
-    return MasterProtocol(children, max_staleness=settings.max_staleness)
+        return MasterProtocol(children, settings.quorum, observers=observers)
+    return MasterProtocol(children, None, settings.max_staleness, observers)

@@ -260,7 +260,7 @@ def _hand_out_master(
         meta = checkpoint.meta
         rates = meta["base_learning_rate"], meta["learning_rate"]
         saved = SavedMaster(checkpoint.part("algo/"), *rates)
-    if comm is None or topology.has_master:
+    if comm is None or (topology.has_master and topology.n_shards == 1):
         return saved
     shared: SavedMaster | None = comm.bcast(saved)
     return shared

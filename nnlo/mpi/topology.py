@@ -7,7 +7,7 @@ from typing import Literal
 
 from nnlo.errors import ConfigError
 
-Role = Literal["alone", "root", "sub-master", "leader", "member", "replica"]
+Role = Literal["alone", "root", "sub-master", "shard", "leader", "member", "replica"]
 """leader: of a worker, the one rank of it that exchanges; most workers have no other member.
 replica: a rank of a run without master."""
 
@@ -17,27 +17,36 @@ class Topology:
     """Masters first, then workers; a single rank is both.
 
     n_ranks: of the run, >= 1. n_masters: the root and its sub-masters. n_processes: ranks that
-    make up one worker. has_master: False for one ring of all ranks.
+    make up one worker. n_shards: masters that share the vector, the root one of them.
+    has_master: False for one ring of all ranks.
     """
 
     n_ranks: int
     n_masters: int = 1
     n_processes: int = 1
+    n_shards: int = 1
     has_master: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("n_ranks", "n_masters", "n_processes"):
+        for name in ("n_ranks", "n_masters", "n_processes", "n_shards"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_ranks > 1 and self.has_master and self.n_ranks <= self.n_masters:
-            raise ConfigError(
-                f"there must be a worker besides the {self.n_masters} masters, got "
-                f"{self.n_ranks} ranks; start more ranks or ask for fewer masters"
-            )
-        if not self.has_master and (self.n_masters > 1 or self.n_processes > 1):
+        n_masters = self.n_masters + self.n_shards - 1
+        if not self.has_master and max(n_masters, self.n_processes) > 1:
             raise ConfigError(
                 f"a mode without a master is one ring of all ranks, got n_masters "
-                f"{self.n_masters} and n_processes {self.n_processes}; leave them out"
+                f"{self.n_masters}, n_shards {self.n_shards} and n_processes "
+                f"{self.n_processes}; leave them out"
+            )
+        if self.n_masters > 1 and self.n_shards > 1:
+            raise ConfigError(
+                f"masters can be stacked or share the weights, not both, got n_masters "
+                f"{self.n_masters} and n_shards {self.n_shards}; leave one of them out"
+            )
+        if self.has_master and n_masters > 1 and self.n_ranks <= n_masters:
+            raise ConfigError(
+                f"there must be a worker besides the {n_masters} masters, got "
+                f"{self.n_ranks} ranks; start more ranks or ask for fewer masters"
             )
 
     @property
@@ -51,7 +60,7 @@ class Topology:
         return tuple(range(1, n + 1))
 
     def _count_workers(self, n_sub_masters: int) -> int:
-        return max((self.n_ranks - 1 - n_sub_masters) // self.n_processes, 1)
+        return max((self.n_ranks - self.n_shards - n_sub_masters) // self.n_processes, 1)
 
     @cached_property
     def workers(self) -> tuple[tuple[int, ...], ...]:
@@ -61,7 +70,7 @@ class Topology:
         """
         if self.n_ranks == 1:
             return ((0,),)
-        first = 1 + len(self.sub_masters) if self.has_master else 0
+        first = self.n_shards + len(self.sub_masters) if self.has_master else 0
         n_workers = self._count_workers(len(self.sub_masters)) if self.has_master else 1
         return _split(tuple(range(first, self.n_ranks)), n_workers)
 
@@ -93,6 +102,8 @@ class Topology:
             return "root"
         if rank in self.sub_masters:
             return "sub-master"
+        if rank < self.n_shards:
+            return "shard"
         return "leader" if rank in self.leaders else "member"
 
     def worker_of(self, rank: int) -> tuple[int, ...]:
@@ -131,6 +142,8 @@ class Topology:
             return f"{self.n_ranks} ranks alike"
         n = len(self.sub_masters)
         masters = f"a master, {n} sub-masters" if n else "a master"
+        if self.n_shards > 1:
+            masters = f"{self.n_shards} masters that share the weights"
         return f"{masters} and {self.n_workers} workers{ring}"
 
     def remarks(self) -> list[str]:
