@@ -32,21 +32,20 @@ def make_discriminator(width, dropout):
 
 @keras.saving.register_keras_serializable("nnlo")
 class DigitsGAN(keras.Model):
-    """Both networks, and an optimizer for each. ``call`` judges (images, classes)."""
+    """Both networks; ``call`` judges (images, classes).
+
+    ``optimizers`` holds one optimizer for each network, by name; set it before train_step.
+    """
 
     metric_names = ("discriminator/loss", "discriminator/accuracy", "generator/loss")
 
-    def __init__(self, latent, width, dropout, learning_rate, **options):
+    def __init__(self, latent, width, dropout, **options):
         super().__init__(**options)
         self.sizes = {"latent": latent, "width": width, "dropout": dropout}
-        self.sizes["learning_rate"] = learning_rate
         self.generator = make_generator(latent, width)
         self.discriminator = make_discriminator(width, dropout)
         self.random = keras.random.SeedGenerator()
         self.optimizers = {}
-        for name, network in self.networks.items():
-            self.optimizers[name] = keras.optimizers.Adam(learning_rate, beta_1=0.5)
-            self.optimizers[name].build(network.trainable_variables)
         self.built = True  # as its networks are
 
     @property
@@ -113,16 +112,15 @@ class DigitsGAN(keras.Model):
         return {key: value.detach() for key, value in metrics.items()}
 
 
-def get_model(latent=16, width=128, dropout=0.1, learning_rate=5e-4):
-    """Return the two networks as one model; its optimizers are Adam with beta_1 = 0.5."""
-    return DigitsGAN(latent, width, dropout, learning_rate, name="gan_digits")
+def get_model(latent=16, width=128, dropout=0.1):
+    """Return the two networks as one model without optimizers (RMSprop suits it)."""
+    return DigitsGAN(latent, width, dropout, name="gan_digits")
 
 
 get_model.parameter_range = [
     Integer(4, 64, name="latent"),
     Integer(32, 256, name="width"),
     Real(0.0, 0.6, name="dropout"),
-    Real(1e-4, 2e-3, prior="log-uniform", name="learning_rate"),
 ]
 
 
