@@ -47,7 +47,7 @@ def paper(gradient, start, order, *, n_workers, inner, outer, mu, tau):
 )
 def test_the_trajectory_is_that_of_the_papers(problem, order):
     gradient, start = network() if problem == "network" else (quadratic(), np.ones(5))
-    path = Run(DiLoCo(4), gradient, start, 3, rate=0.05).run(order)
+    path = Run(DiLoCo(4, momentum=0.9), gradient, start, 3, rate=0.05).run(order)
     numbers = {"inner": 0.05, "outer": 0.7, "mu": 0.9, "tau": 4}
     expected = paper(gradient, start, order, n_workers=3, **numbers)
     np.testing.assert_allclose(path, expected, rtol=0, atol=1e-5)
@@ -67,7 +67,7 @@ def test_one_local_sgd_step_and_a_plain_outer_step_are_averaged_sgd():
 @pytest.mark.parametrize("n_workers", [1, 3, 4])
 def test_full_rounds_are_nesterov_sgd_bit_for_bit(n_workers):
     rule = SGD(learning_rate=0.7, momentum=0.9, nesterov=True)
-    master, state = DiLoCo().master(N, n_workers), rule.init(N)
+    master, state = DiLoCo(momentum=0.9).master(N, n_workers), rule.init(N)
     ours, theirs = way(0), way(0)
     for seed in range(1, 6):
         updates = [Update(way(seed), 10, 0) for _ in range(n_workers)]
@@ -130,7 +130,9 @@ def test_a_state_of_another_size_is_refused():
 
 
 def test_defaults_go_together():
-    assert Algo(mode="diloco") == DiLoCo()
+    assert Algo(mode="diloco") == DiLoCo(10, "adamw", 0.01, 0.7, 0.5)
+    assert Algo(mode="diloco", worker_optimizer="adamw").worker_learning_rate is None
+    assert Algo(mode="diloco", worker_learning_rate=0.1).worker_learning_rate == 0.1
     expected = DiLoCo(50, "sgd", 0.1, learning_rate=1.0)
     numbers = {"sync_every": 50, "worker_optimizer": "sgd", "worker_learning_rate": 0.1}
     assert Algo(mode="diloco", learning_rate=1.0, **numbers) == expected
