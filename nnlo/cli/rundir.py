@@ -80,17 +80,21 @@ class RunDirectory:
             models = {"model": manager.weights, "best": manager.best}
             for name, weights in models.items():
                 file = self.path / f"{name}{adapter.suffix}"
-                if weights is None:  # these are of a run before this one
-                    file.unlink(missing_ok=True)
-                    (self.path / f"{name}.weights.npz").unlink(missing_ok=True)
+                if weights is None:
+                    self._remove(name, adapter.suffix)
                     continue
                 adapter.set_flat(weights)
-                adapter.save(file)
+                last = adapter.save(file)[0]
                 self._write_weights(name, manager, weights)
-                last = file
         except OSError as error:
             raise _unwritable(self.path, error) from error
         return last
+
+    def _remove(self, name: str, suffix: str) -> None:
+        """Files of a run before this one: of the model, its networks and its weights."""
+        for pattern in (f"{name}{suffix}", f"{name}-*{suffix}", f"{name}.weights.*"):
+            for file in self.path.glob(pattern):
+                file.unlink()
 
     def _write_weights(self, name: str, manager: MPIManager, weights: Any) -> None:
         manifest = manager.adapter.manifest

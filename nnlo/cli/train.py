@@ -103,7 +103,8 @@ def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | Non
     try:
         history = manager.train()
         if history is not None:
-            best = folder.write_results(manager)
+            with quiet_import():  # Keras on torch imports TensorFlow to write a model
+                best = folder.write_results(manager)
             log.info(
                 "stopped by %s, %.1f s; wrote %s", history.stopped, history.train_time_s, best
             )
@@ -156,15 +157,12 @@ def _make_manager(
     folder: RunDirectory,
     lists: tuple[list[str], list[str]],
 ) -> MPIManager:
-    loss = options.loss or builder.loss
-    if loss is None:
-        raise ConfigError(f"a loss must be named, got none for {options.model}; give --loss")
     return MPIManager(
         comm,
         _make_data(options, builder),
         _make_algo(options),
         builder,
-        loss=loss,
+        loss=options.loss or builder.loss,
         root_algo=_make_root_algo(options),
         train_list=lists[0],
         val_list=lists[1],

@@ -26,10 +26,10 @@ class MPIManager:
     """Trains one model on the ranks of ``comm``, or in this process where it is None.
 
     data: of the training set; ``train_list`` and ``val_list`` are its files. loss: name or
-    function. root_algo: between the root and its sub-masters, which then run ``algo`` with
-    weights of their own; None for sub-masters that merge and pass on. callbacks: Keras
-    callbacks, run on rank 0. listeners: told of updates and epochs, on rank 0. settings: the
-    fields of RunSettings.
+    function, None for a model with its own ``train_step``. root_algo: between the root and its
+    sub-masters, which then run ``algo`` with weights of their own; None for sub-masters that
+    merge and pass on. callbacks: Keras callbacks, run on rank 0. listeners: told of updates and
+    epochs, on rank 0. settings: the fields of RunSettings.
 
     After ``train()``, on rank 0: ``history``, ``weights`` and ``best`` (vectors; best is None
     without validation), ``timeline`` (what each rank did when). ``interrupted``: the signal
@@ -43,7 +43,7 @@ class MPIManager:
         algo: Algorithm,
         model_builder: ModelBuilder,
         *,
-        loss: Any,
+        loss: Any = None,
         root_algo: Algorithm | None = None,
         train_list: Sequence[str] = (),
         val_list: Sequence[str] = (),

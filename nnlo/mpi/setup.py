@@ -17,6 +17,7 @@ from nnlo.data import Data
 from nnlo.errors import CheckpointError, ConfigError, ModelError, NNLOError, WorkerFailed
 from nnlo.model import ModelBuilder, build_adapter
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.own_training import NO_GRADIENT, NO_TEST_STEP
 from nnlo.mpi import link
 from nnlo.mpi.frame import pack_arrays
 from nnlo.mpi.settings import RunSettings
@@ -147,11 +148,9 @@ def _build(job: Job) -> ModelAdapter:
             "set trainable (Keras) or requires_grad (torch) of some layer"
         )
     if not (adapter.has_gradient or job.algo.trains_locally):
-        raise ModelError(
-            f"a model with its own train_step must be trained by local steps, got "
-            f"{type(job.algo).__name__} with gradients; give --worker-optimizer NAME, or a mode "
-            "of local steps such as easgd or diloco"
-        )
+        raise ModelError(NO_GRADIENT)
+    if job.val_list and not adapter.has_test_step:
+        raise ModelError(NO_TEST_STEP)
     return adapter
 
 
