@@ -1,11 +1,13 @@
 """A rank of a run without master: it applies what the ring has reduced to its own weights."""
 
 import zlib
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnlo.algo.base import Vector
-from nnlo.errors import TrainingError
+from nnlo.errors import TrainingError, WorkerFailed
 from nnlo.mpi import link
+from nnlo.mpi.failure import describe
 from nnlo.mpi.frame import Flag, Frame, Kind
 from nnlo.mpi.loopback import Loopback
 from nnlo.mpi.master import Master
@@ -47,16 +49,27 @@ class Replica:
         self._end = end
         self._ring = ring
         self._root = root
+        self._has_left = False
 
     def run(self, worker: Worker, weights: Vector) -> None:
-        """Train to the end. Raises WorkerFailed on rank 0 where any rank has failed."""
-        try:
-            self._check()
-            self._train(worker, weights)
-        except _Failed:
-            return
-        except BaseException as error:  # sys.exit in user code too: the others must hear of it
-            self._ring.exchange(worker.failure(error, link.host()))
+        """Train until all ranks leave together, at the end or where any rank has failed.
+
+        What has failed is the ``error`` of rank 0's master then.
+        """
+        with suppress(_Failed):
+            try:
+                self._check()
+                self._train(worker, weights)
+            except _Failed:
+                raise
+            except BaseException as error:  # sys.exit in user code too: the others must hear
+                if self._has_left:  # so have the others
+                    self._fail(WorkerFailed(self._comm.rank, link.host(), describe(error)))
+                self._meet(worker.failure(error, link.host()))
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self.master.fail(error)
+        raise _Failed from error
 
     def _train(self, worker: Worker, weights: Vector) -> None:
         run = worker.run(weights)
@@ -65,6 +78,9 @@ class Replica:
             if message.header.kind is Kind.REDUCE:
                 down = self._reduce(message)
             else:
+                if message.header.kind is Kind.BYE:
+                    self._meet(message)
+                    self._has_left = True
                 down = self._apply(message)
                 if down.header.kind is Kind.FINAL:
                     return
@@ -74,12 +90,20 @@ class Replica:
         stop = Flag.STOP if self.master.stopping else Flag(0)
         half = self.master.half
         message.header = message.header._replace(flags=stop, rate=half.learning_rate)
-        down = self._ring.exchange(message)
-        if down.header.kind is Kind.FINAL:
-            raise _Failed
+        down = self._meet(message)
         half.learning_rate = down.header.rate
         if not down.header.n_samples and not down.header.flags & Flag.STOP:
             self._check()  # all are through with this epoch
+        return down
+
+    def _meet(self, message: Frame) -> Frame:
+        """Exchange with the other ranks; raises _Failed where any of them has failed."""
+        try:
+            down = self._ring.exchange(message)
+        except WorkerFailed as error:  # on rank 0
+            self._fail(error)
+        if down.header.kind is Kind.FINAL:
+            raise _Failed
         return down
 
     def _apply(self, message: Frame) -> Frame:
@@ -97,15 +121,18 @@ class Replica:
         return down
 
     def _check(self) -> None:
-        """Raises TrainingError where the weights differ from those of another rank."""
-        own = zlib.crc32(self.master.weights.data)
-        sums = self._comm.allgather(own)
-        if own != sums[0]:
-            raise TrainingError(
-                f"all ranks must hold the same weights, got others on rank {self._comm.rank} than "
-                "on rank 0; look for a layer that depends on the rank, or for faulty memory"
+        """All ranks end with the same TrainingError where their weights differ."""
+        sums = self._comm.allgather(zlib.crc32(self.master.weights.data))
+        others = [str(rank) for rank, one in enumerate(sums) if one != sums[0]]
+        if others:
+            self._fail(
+                TrainingError(
+                    f"all ranks must hold the same weights, got others on rank "
+                    f"{', '.join(others)} than on rank 0; look for a layer that depends on the "
+                    "rank, or for faulty memory"
+                )
             )
 
 
 class _Failed(Exception):
-    """Another rank has failed, which it has said itself."""
+    """The run has failed, here or elsewhere, and all ranks know of it."""

@@ -44,7 +44,8 @@ class RingEnd:
         """Reduce ``up`` in place, or have it answered; its kind says which.
 
         A FINAL answer to another message than BYE says that a member has failed. Raises
-        WorkerFailed then on a leader without parent.
+        WorkerFailed then on a leader without parent. Where nobody is above, ``up`` is its own
+        answer.
         """
         header = up.header
         votes = self._vote(header)
@@ -54,6 +55,8 @@ class RingEnd:
             return self._reduce(up, header, votes)
         if self._parent is not None:
             self._down = self._parent.exchange(up)
+        elif self._ring.rank == LEADER:
+            self._down = up
         return self._share_answer()
 
     def _vote(self, header: Header) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

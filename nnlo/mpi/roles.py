@@ -152,6 +152,8 @@ def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
         master = parts.master(root or Nobody(), end, [parts.rank], Master)
         assert parts.prepared.ring is not None
         ring = RingEnd(parts.prepared.ring, Frame(master.weights.size))
+        if root is not None:
+            _begin(parts, root, master)
         return Replica(comm, master, end, ring, root)
 
     replica = together(comm, make)
@@ -162,7 +164,6 @@ def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
         gather(None)
         return replica.master
     with root.background, signals(root):
-        _begin(parts, root, replica.master)
         replica.run(worker, parts.prepared.weights)
         gather(None)
         _finish(root, replica.master)
