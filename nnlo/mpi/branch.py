@@ -48,7 +48,7 @@ class Branch:
         self._samples = self._steps = self._updates = 0
         self._epoch = 0
         self._pulled = False
-        self._states: dict[str, np.ndarray] = {}
+        self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
         self._missing: set[int] | None = None  # children whose state a checkpoint waits for
         self._base_rate = 1.0
         self._own_rate = 1.0
@@ -76,7 +76,7 @@ class Branch:
 
     def state_came(self, child: int, state: bytes, leaves: bool) -> None:
         """The local state of a worker under it."""
-        self._states |= unpack_arrays(state)
+        self._states[child] = unpack_arrays(state)
         if self._missing is not None:
             self._missing.discard(child)
 
@@ -123,8 +123,7 @@ class Branch:
         n_extra = 0
         if self._state_is_due(kind):
             flags |= Flag.HAS_STATE
-            n_extra = self._up.set_extra(pack_arrays(self._states | self._own_state()))
-            self._states, self._missing = {}, None
+            n_extra = self._up.set_extra(pack_arrays(self._take_states()))
         return self._header(kind)._replace(
             flags=flags,
             n_samples=self._samples,
@@ -141,6 +140,16 @@ class Branch:
         if kind is Kind.BYE:
             return self._plan.sends_state
         return self._missing is not None and not self._missing & self._master.active
+
+    def _take_states(self) -> dict[str, np.ndarray]:
+        """Its own and those of all children; those of who has left are needed again."""
+        together = self._own_state()
+        for state in self._states.values():
+            together |= state
+        for child in self._master.active:
+            self._states.pop(child, None)
+        self._missing = None
+        return together
 
     def _own_state(self) -> dict[str, np.ndarray]:
         mine = {f"master/{k}": v for k, v in self._master.half.state().items()}

@@ -66,8 +66,8 @@ class SubMaster:
         self._inbox: dict[int, Frame] = {}
         self._updates: list[int] = []  # children whose update has not been sent up
         self._waiting: list[int] = []  # children that wait for the parent's answer
-        self._to_save: set[int] = set()
-        self._states: dict[str, np.ndarray] = {}
+        self._missing: set[int] | None = None  # children whose state a checkpoint waits for
+        self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
         self._failure: Frame | None = None  # the message that ends the run
         self._ended = False
 
@@ -90,8 +90,9 @@ class SubMaster:
             return
         self._inbox[child] = frame
         if header.flags & Flag.HAS_STATE:
-            self._states |= unpack_arrays(frame.extra.tobytes())
-            self._to_save.discard(child)
+            self._states[child] = unpack_arrays(frame.extra.tobytes())
+            if self._missing is not None:
+                self._missing.discard(child)
         has_update = bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0
         self._carry_out(self._protocol.on(Arrived(child, has_update, header.kind is Kind.BYE)))
 
@@ -148,10 +149,9 @@ class SubMaster:
         if all(header.flags & Flag.NO_WEIGHTS for header in waiting):
             flags |= Flag.NO_WEIGHTS
         n_extra = 0
-        if self._states and not self._to_save & self._protocol.active:
+        if self._state_is_due(kind):
             flags |= Flag.HAS_STATE
-            n_extra = self._up.set_extra(pack_arrays(self._states))
-            self._states.clear()
+            n_extra = self._up.set_extra(pack_arrays(self._take_states()))
         return Header(
             kind,
             flags,
@@ -164,6 +164,19 @@ class SubMaster:
             n_merged=sum(header.n_merged for header in headers),
             n_extra=n_extra,
         )
+
+    def _state_is_due(self, kind: Kind) -> bool:
+        if kind is Kind.BYE:
+            return bool(self._states)
+        return self._missing is not None and not self._missing & self._protocol.active
+
+    def _take_states(self) -> dict[str, np.ndarray]:
+        """The states of all children; those of who has left are needed again."""
+        together = {name: a for state in self._states.values() for name, a in state.items()}
+        for child in self._protocol.active:
+            self._states.pop(child, None)
+        self._missing = None
+        return together
 
     def _merge_vectors(self, frames: Sequence[Frame], n_samples: Sequence[int]) -> None:
         n, total = self._manifest.n_trainable, self._up.vector
@@ -192,7 +205,7 @@ class SubMaster:
         if header.flags & Flag.STOP:
             self._carry_out(self._protocol.on(StopAsked()))
         if header.flags & Flag.SAVE:
-            self._to_save = set(self._protocol.active)
+            self._missing = set(self._protocol.active)
         if header.kind is Kind.WEIGHTS:
             self._take_weights(down)
         self._answer_all(header)
@@ -208,7 +221,7 @@ class SubMaster:
         for child in waiting:
             heard = self._inbox[child].header
             flags = header.flags & Flag.STOP
-            if child in self._to_save and heard.kind is not Kind.PULL:
+            if child in (self._missing or ()) and heard.kind is not Kind.PULL:
                 flags |= Flag.SAVE
             kind = Kind.ACK if heard.flags & Flag.NO_WEIGHTS else Kind.WEIGHTS
             self._outbox.send(child, header._replace(kind=kind, flags=flags, n_extra=0))

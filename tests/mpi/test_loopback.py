@@ -36,7 +36,7 @@ class Setup:
         self.link = Loopback()
         manifest = self.model.manifest
         protocol = MasterProtocol(range(self.n_workers), self.quorum)
-        half = self.algo.master(manifest.n_trainable)
+        half = self.algo.master(manifest.n_trainable, self.n_workers)
         start = np.zeros(manifest.size, np.float32)
         self.master = Master(manifest, half, protocol, self.link, self.observer, start)
         self.data = [LineData(self.n_samples, self.batch) for _ in range(self.n_workers)]
@@ -49,7 +49,7 @@ class Setup:
             index,
             model,
             self.data[index],
-            self.algo.worker(model.manifest.n_trainable),
+            self.algo.worker(model.manifest.n_trainable, self.n_workers),
             up_frame(model.manifest, 2)(),
             WorkerPlan(
                 n_epochs=self.n_epochs,
