@@ -26,9 +26,10 @@ from nnlo.mpi.loopback import Loopback, Order, branch_in_process, run_in_process
 from nnlo.mpi.master import Master, up_frame
 from nnlo.mpi.ring import Member, ring_in_process
 from nnlo.mpi.root import Root, RootPlan
-from nnlo.mpi.settings import RunSettings, make_protocol
+from nnlo.mpi.settings import RunSettings, check_shape, make_protocol
 from nnlo.mpi.stopping import larger_is_better
 from nnlo.mpi.submaster import SubMaster
+from nnlo.mpi.topology import Topology
 from nnlo.mpi.worker import Worker, WorkerPlan
 
 _SETTINGS = (
@@ -72,7 +73,8 @@ def simulate(
     drawn at random from the seed. root_algo: as of ``MPIManager``. settings: num_epochs,
     synchronous, quorum, max_staleness, num_masters, num_processes (members of each worker),
     seed, validate_every and monitor of ``RunSettings``. Without a master, n_workers is the
-    number of ranks. The model holds the final weights afterwards.
+    number of ranks. The model holds the final weights afterwards. Raises ConfigError where
+    ``MPIManager`` would for the same shape.
     """
     if unused := sorted(set(settings) - set(_SETTINGS)):
         raise ConfigError(
@@ -82,6 +84,9 @@ def simulate(
     if n_workers < 1:
         raise ConfigError(f"a simulation must have at least one worker, got {n_workers}")
     run = RunSettings.make(**settings)
+    n_ranks = run.num_masters + n_workers * run.num_processes if algo.has_master else n_workers
+    topology = Topology(n_ranks, run.num_masters, run.num_processes, has_master=algo.has_master)
+    check_shape(topology, run, root_algo)
     crew = _Crew(_Desk(adapter), algo, data, run, n_workers, root_algo)
     weights = np.empty(adapter.manifest.size, np.float32)
     adapter.get_flat(weights)

@@ -13,7 +13,7 @@ from nnlo.mpi import link, roles
 from nnlo.mpi.master import Master
 from nnlo.mpi.parts import Parts
 from nnlo.mpi.root import Listener, Root
-from nnlo.mpi.settings import RunSettings
+from nnlo.mpi.settings import RunSettings, check_shape
 from nnlo.mpi.setup import Job, Prepared, prepare, together
 from nnlo.mpi.topology import Topology
 from nnlo.spans import Span, Spans
@@ -79,7 +79,7 @@ class MPIManager:
             self.settings.num_shards,
             algo.has_master,
         )
-        _check_shape(self._topology, self.settings, root_algo)
+        check_shape(self._topology, self.settings, root_algo)
         self._callbacks, self._listeners = tuple(callbacks), tuple(listeners)
         self._prepared: Prepared | None = None
 
@@ -179,27 +179,3 @@ class MPIManager:
             if self._prepared is not None and self._prepared.ring is not None:
                 self._prepared.ring.Free()
         self._job.data.close()
-
-
-def _check_shape(topology: Topology, settings: RunSettings, root_algo: Algorithm | None) -> None:
-    """Raises ConfigError for a setting that this shape does not use."""
-    if root_algo is not None and settings.num_masters < 2:
-        raise ConfigError(
-            "a root mode must go with sub-masters, got --root-mode without them; "
-            "add --n-masters 3 or leave it out"
-        )
-    if root_algo is not None and not (root_algo.trains_locally and root_algo.has_master):
-        raise ConfigError(
-            f"a root mode must merge weights, got {type(root_algo).__name__} of gradients; "
-            "take easgd, diloco or downpour with local steps"
-        )
-    if settings.num_shards > 1 and settings.quorum < 1.0:
-        raise ConfigError(
-            f"a quorum must be 1 where masters share the weights, got {settings.quorum}: each "
-            "would leave out other workers; leave one of them out"
-        )
-    if not topology.has_master and (settings.synchronous or settings.max_staleness is not None):
-        raise ConfigError(
-            "--synchronous, --quorum and --max-staleness must go with a mode that has a master, "
-            "got them with one where all ranks move together; leave them out"
-        )

@@ -5,8 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from nnlo.algo.base import Algorithm
 from nnlo.errors import ConfigError
 from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,27 @@ def make_protocol(
     if settings.synchronous:
         return MasterProtocol(children, settings.quorum, observers=observers)
     return MasterProtocol(children, None, settings.max_staleness, observers)
+
+
+def check_shape(topology: Topology, settings: RunSettings, root_algo: Algorithm | None) -> None:
+    """Raises ConfigError for a setting that this shape does not use."""
+    if root_algo is not None and settings.num_masters < 2:
+        raise ConfigError(
+            "a root mode must go with sub-masters, got --root-mode without them; "
+            "add --n-masters 3 or leave it out"
+        )
+    if root_algo is not None and not (root_algo.trains_locally and root_algo.has_master):
+        raise ConfigError(
+            f"a root mode must merge weights, got {type(root_algo).__name__} of gradients; "
+            "take easgd, diloco or downpour with local steps"
+        )
+    if settings.num_shards > 1 and settings.quorum < 1.0:
+        raise ConfigError(
+            f"a quorum must be 1 where masters share the weights, got {settings.quorum}: each "
+            "would leave out other workers; leave one of them out"
+        )
+    if not topology.has_master and (settings.synchronous or settings.max_staleness is not None):
+        raise ConfigError(
+            "--synchronous, --quorum and --max-staleness must go with a mode that has a master, "
+            "got them with one where all ranks move together; leave them out"
+        )
