@@ -39,7 +39,7 @@ class TrainOptions:
 
     model: str = option(MODEL, "", "zoo name, or a .py, .json or .keras file", metavar="MODEL")
     param: tuple[str, ...] = option(
-        MODEL, (), "hyper-parameters of the model", list, metavar="NAME=VALUE"
+        MODEL, (), "hyper-parameters: arguments of get_model", list, metavar="NAME=VALUE"
     )
     train_data: str | None = option(
         MODEL, None, "list of HDF5 files to train on (default: the model's own)", metavar="LIST"
@@ -53,7 +53,7 @@ class TrainOptions:
     labels_name: str | None = option(
         MODEL, None, "HDF5 dataset or group of the labels (default: the model's, or labels)"
     )
-    batch: int = option(MODEL, 100, "samples of a worker's batch", int)
+    batch: int = option(MODEL, 100, "samples of the batch of each rank that trains", int)
     preload_data: int = option(MODEL, 2, "windows of 32 MiB read ahead by a thread", int)
     cache_data: str | None = option(
         MODEL, None, "folder for local copies of the data files", metavar="DIR"
@@ -67,76 +67,114 @@ class TrainOptions:
         TRAIN, None, "loss function, such as categorical_crossentropy (default: the model's)"
     )
     metrics: tuple[str, ...] = option(
-        TRAIN, (), "beside the loss (default: accuracy for classes)", list, metavar="METRIC"
+        TRAIN,
+        (),
+        "measured beside the loss (default: accuracy for classes)",
+        list,
+        metavar="METRIC",
     )
-    synchronous: bool = option(TRAIN, False, "wait for all workers, apply their mean", bool)
+    synchronous: bool = option(
+        TRAIN,
+        False,
+        "wait for all workers and apply their mean (default: apply each update as it comes)",
+        bool,
+    )
     quorum: float = option(
         TRAIN, 1.0, "share of the workers that closes a synchronous round", float
     )
     max_staleness: int | None = option(
         TRAIN,
         None,
-        "updates by which a worker may be ahead of the slowest (default: no limit)",
+        "updates by which an asynchronous worker may be ahead of the slowest (default: no limit)",
         int,
     )
-    n_masters: int = option(TRAIN, 1, "the root and the sub-masters between it and workers", int)
-    n_shards: int = option(TRAIN, 1, "masters that own a slice of the weights each", int)
-    n_processes: int = option(TRAIN, 1, "ranks that make up one worker, a ring", int)
-    seed: int = option(TRAIN, 0, "of initial weights, order of samples and random layers", int)
+    n_masters: int = option(
+        TRAIN, 1, "root and sub-masters; 3: two sub-masters between it and the workers", int
+    )
+    n_shards: int = option(
+        TRAIN, 1, "masters that own a slice of the weights each; for large models", int
+    )
+    n_processes: int = option(
+        TRAIN, 1, "ranks that make up one worker, by reducing their gradients", int
+    )
+    seed: int = option(
+        TRAIN, 0, "seed of initial weights, order of samples and random layers", int
+    )
 
-    mode: str = option(ALGO, "downpour", "how workers and master cooperate", choices=[*MODES])
+    mode: str = option(
+        ALGO,
+        "downpour",
+        "how workers cooperate; each has defaults of its own (docs/algorithms.md)",
+        choices=[*MODES],
+    )
     optimizer: str | None = option(
         ALGO,
         None,
-        "the master's (default: adam; with a worker optimizer sgd of learning rate 1)",
+        "downpour, allreduce: the one that moves the weights (default: adam; for local steps of "
+        "downpour sgd of learning rate 1)",
         choices=[*OPTIMIZERS],
     )
     learning_rate: float | None = option(
-        ALGO, None, "the master's (default: the optimizer's own)", float
+        ALGO,
+        None,
+        "of --optimizer (default: its own), of gem's steps (0.05), of diloco's outer step (0.7)",
+        float,
     )
     optimizer_params: tuple[str, ...] = option(
         ALGO,
         (),
-        "more numbers of the master's optimizer, e.g. momentum=0.9",
+        "more numbers of --optimizer, e.g. momentum=0.9",
         list,
         metavar="NAME=VALUE",
     )
     sync_every: int | None = option(
-        ALGO, None, "batches between two exchanges (default: the mode's own)", int
+        ALGO, None, "batches between two exchanges (default: 1; easgd and diloco: 10)", int
     )
     worker_optimizer: str | None = option(
         ALGO,
         None,
-        "Keras or torch optimizer of local steps, or none to send gradients "
-        "(default: none at --sync-every 1, else adam)",
+        "Keras or torch optimizer of local steps, or none to send gradients (default: downpour "
+        "none, above --sync-every 1 adam; easgd sgd; gem none; diloco adamw)",
     )
     worker_learning_rate: float | None = option(
-        ALGO, None, "of the worker optimizer (default: its own)", float
+        ALGO,
+        None,
+        "of the worker optimizer (default: its own; easgd's sgd 0.1; diloco's adamw 0.01)",
+        float,
     )
     staleness: str | None = option(
         ALGO,
         None,
-        "what old updates count: none, all the same; inverse, 1/(1+staleness) "
-        "(default: none for gradients, inverse for local steps)",
+        "downpour: what becomes of old updates. none: they count in full; inverse: divided by "
+        "1 + staleness; dc, dc-constant: gradients corrected for the way that the weights have "
+        "gone; gap: divided by its length (default: none; inverse for local steps)",
         choices=[*POLICIES],
     )
     clip_norm: float | None = option(
-        ALGO, None, "largest Euclidean norm of a gradient (default: no limit)", float
+        ALGO,
+        None,
+        "downpour, allreduce: largest Euclidean norm of a gradient (default: no limit)",
+        float,
     )
     clip_value: float | None = option(
-        ALGO, None, "largest element of a gradient (default: no limit)", float
+        ALGO, None, "downpour, allreduce: largest element of a gradient (default: no limit)", float
     )
 
     elastic_force: float | None = option(
-        ALGO, None, "easgd: pull of all workers together (default: 0.9)", float
+        ALGO, None, "easgd: pull of all workers together on the master (default: 0.9)", float
     )
     elastic_lr: float | None = option(
-        ALGO, None, "easgd: learning rate of the workers (default: 0.1 of sgd)", float
+        ALGO, None, "easgd: --worker-learning-rate by another name", float
     )
     elastic_momentum: float | None = option(
-        ALGO, None, "easgd: Nesterov momentum of the workers' sgd (default: 0)", float
+        ALGO,
+        None,
+        "easgd: Nesterov momentum of the workers' sgd (default: 0.9; 0 is plain EASGD)",
+        float,
     )
-    gem_lr: float | None = option(ALGO, None, "gem: learning rate (default: 0.05)", float)
+    gem_lr: float | None = option(
+        ALGO, None, "gem: --learning-rate by another name (default: 0.05)", float
+    )
     gem_momentum: float | None = option(ALGO, None, "gem: momentum (default: 0.9)", float)
     gem_kappa: float | None = option(
         ALGO, None, "gem: steps of momentum that workers may take together (default: 2)", float
@@ -158,7 +196,7 @@ class TrainOptions:
     root_params: tuple[str, ...] = option(
         ALGO,
         (),
-        "numbers of the root mode, e.g. sync_every=10",
+        "numbers of the root mode, e.g. sync_every=20: updates of a sub-master between exchanges",
         list,
         metavar="NAME=VALUE",
     )
@@ -210,7 +248,7 @@ class TrainOptions:
     tensorboard: bool = option(OUT, False, "write TensorBoard event files", bool)
     timeline: bool = option(OUT, False, "write a Chrome trace of what each rank did when", bool)
     verbose: bool = option(OUT, False, "show every update and all log lines", bool)
-    log_level: str = option(OUT, "info", "least level that is logged", choices=[*LEVELS])
+    log_level: str = option(OUT, "info", "lowest level that is logged", choices=[*LEVELS])
 
     def __post_init__(self) -> None:
         if not self.model:
