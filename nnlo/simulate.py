@@ -9,7 +9,6 @@ import copy
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from nnlo.mpi.root import Root, RootPlan
 from nnlo.mpi.settings import RunSettings, check_shape, make_protocol
 from nnlo.mpi.stopping import larger_is_better
 from nnlo.mpi.submaster import SubMaster
-from nnlo.mpi.topology import Topology
+from nnlo.mpi.topology import Topology, split
 from nnlo.mpi.worker import Worker, WorkerPlan
 
 _SETTINGS = (
@@ -145,10 +144,9 @@ class _Crew:
         n_members = run.num_processes if algo.has_master else n_workers
         n_rings = n_workers if algo.has_master else 1
         self._n_trainers = n_rings * n_members
-        members = [tuple(range(i * n_members, (i + 1) * n_members)) for i in range(n_rings)]
+        members = split(tuple(range(self._n_trainers)), n_rings)
         n_groups = min(run.num_masters - 1, n_rings)
-        ends = [round(i * n_rings / n_groups) for i in range(n_groups + 1)] if n_groups else []
-        self._groups = [members[a:b] for a, b in pairwise(ends)] or [members]
+        self._groups = split(members, max(n_groups, 1))
         self._is_tree = bool(n_groups)
         # For the algorithm: who exchanges with the root, or all ranks where there is none.
         self.n_heard = n_rings if algo.has_master else n_members

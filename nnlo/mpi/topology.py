@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 from nnlo.errors import ConfigError
+
+T = TypeVar("T")
 
 Role = Literal["alone", "root", "sub-master", "shard", "leader", "member", "replica"]
 """leader: of a worker, the one rank of it that exchanges; most workers have no other member.
@@ -72,7 +74,7 @@ class Topology:
             return ((0,),)
         first = self.n_shards + len(self.sub_masters) if self.has_master else 0
         n_workers = self._count_workers(len(self.sub_masters)) if self.has_master else 1
-        return _split(tuple(range(first, self.n_ranks)), n_workers)
+        return split(tuple(range(first, self.n_ranks)), n_workers)
 
     @property
     def n_workers(self) -> int:
@@ -90,7 +92,7 @@ class Topology:
 
     @cached_property
     def _groups(self) -> dict[int, tuple[int, ...]]:
-        groups = _split(self.leaders, max(len(self.sub_masters), 1))
+        groups = split(self.leaders, max(len(self.sub_masters), 1))
         return dict(zip(self.sub_masters or (0,), groups, strict=True))
 
     def role(self, rank: int) -> Role:
@@ -164,8 +166,8 @@ class Topology:
         return remarks
 
 
-def _split(ranks: tuple[int, ...], n: int) -> tuple[tuple[int, ...], ...]:
-    """``n`` runs of consecutive ranks whose lengths differ by at most one."""
-    least, more = divmod(len(ranks), n)
+def split(them: tuple[T, ...], n: int) -> tuple[tuple[T, ...], ...]:
+    """``n`` runs of neighbours whose lengths differ by at most one, the longer ones first."""
+    least, more = divmod(len(them), n)
     ends = [index * least + min(index, more) for index in range(n + 1)]
-    return tuple(ranks[a:b] for a, b in pairwise(ends))
+    return tuple(them[a:b] for a, b in pairwise(ends))

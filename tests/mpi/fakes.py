@@ -1,6 +1,7 @@
 """A model, data and observers that need no backend, for tests of the loops."""
 
 from collections.abc import Iterator
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,22 @@ class LineData(Data):
         for x, y in super().epoch(epoch, skip):
             self.seen += [(epoch, float(value)) for value in y]
             yield x, y
+
+
+class JointData(LineData):
+    """What ``n_shards`` trainers of a LineData see at one step, as the batches of one."""
+
+    def __init__(self, n: int, batch_size: int, n_shards: int) -> None:
+        super().__init__(n, batch_size)
+        self.parts = [LineData(n, batch_size) for _ in range(n_shards)]
+        for index, part in enumerate(self.parts):
+            part.set_shard(index, n_shards)
+
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[Any]:
+        steps = zip_longest(*(part.epoch(epoch) for part in self.parts))
+        for together in islice(steps, skip, None):
+            batches = [batch for batch in together if batch is not None]
+            yield tuple(np.concatenate(side) for side in zip(*batches, strict=True))
 
 
 class Silent:
