@@ -85,7 +85,7 @@ def simulate(
     run = RunSettings.make(**settings)
     n_ranks = run.num_masters + n_workers * run.num_processes if algo.has_master else n_workers
     topology = Topology(n_ranks, run.num_masters, run.num_processes, has_master=algo.has_master)
-    check_shape(topology, run, root_algo)
+    check_shape(topology, run, algo, root_algo)
     crew = _Crew(_Desk(adapter), algo, data, run, n_workers, root_algo)
     weights = np.empty(adapter.manifest.size, np.float32)
     adapter.get_flat(weights)

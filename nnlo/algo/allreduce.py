@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from nnlo.algo import staleness
 from nnlo.algo.downpour import DownpourMaster, DownpourWorker, check_limits
 from nnlo.algo.optimizers import NUMBERS, Adam, Optimizer, make_optimizer
-from nnlo.algo.recipe import Recipe, check_sync_every, split_numbers
+from nnlo.algo.recipe import Recipe, check_number, check_sync_every, split_numbers
 from nnlo.errors import ConfigError
 
 SCALINGS: Mapping[str, Callable[[int], float]] = MappingProxyType(
@@ -41,8 +41,8 @@ class Allreduce(Recipe):
     warmup: updates over which the rate rises from one rank's to the scaled one; None for 100.
         Without scaling there is nothing to rise to.
     clip_norm, clip_value: of the reduced gradient, as in Downpour.
-    overlap: reduce parts of the gradient while the rest is computed. engine: "mpi", or "horovod"
-        where that is installed. Both are for the loops.
+    overlap: reduce parts of the gradient while the rest is computed; native torch models only.
+        engine: "mpi", or "horovod" where that is installed. Both are for the loops.
     """
 
     optimizer: Optimizer = field(default_factory=Adam)
@@ -63,6 +63,11 @@ class Allreduce(Recipe):
     def __post_init__(self) -> None:
         check_sync_every(self.sync_every)
         check_limits(self.clip_norm, self.clip_value)
+        check_number("overlap", self.overlap, is_switch=True)
+        if self.overlap and self.engine != "mpi":
+            raise ConfigError(
+                f"overlap must go with the engine mpi, got {self.engine}; leave one of them out"
+            )
         for name, known in (("scaling", tuple(SCALINGS)), ("engine", ENGINES)):
             if getattr(self, name) not in known:
                 raise ConfigError(

@@ -35,7 +35,7 @@ class WorkerHalf(Protocol):
 
     def pull(self, weights: Vector) -> None:
         """Learn the master's present ``weights`` right before a push; where the algorithm
-        ``pulls``, else never called."""
+        ``pulls``, else never called. They stay as they are until then."""
 
     def push(self, vector: Vector) -> None:
         """Turn ``vector``, shape (n_trainable,), in place into the update to send.
@@ -88,6 +88,10 @@ class Algorithm(Protocol):
     @property
     def needs_base(self) -> bool:
         """Whether ``Update.base`` must be given."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether the master half may see a slice of the vector instead of the whole."""
 
     @property
     def sync_every(self) -> int:

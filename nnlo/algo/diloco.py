@@ -14,7 +14,7 @@ round of a smaller quorum is in between.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -52,6 +52,8 @@ class DiLoCo(Recipe):
         the paper.
     momentum: of the outer step, in [0, 1). The paper's 0.9 is for hundreds of rounds: it takes
         tens of them to build up, and is late for old updates.
+    keeps_own: whether a model with its own ``train_step`` keeps the optimizers it brings; by
+        default it does where no other is asked for.
     """
 
     sync_every: int = 10
@@ -59,6 +61,7 @@ class DiLoCo(Recipe):
     worker_learning_rate: float | None = None
     learning_rate: float = 0.7
     momentum: float = 0.5
+    keeps_own: bool = field(default=False, compare=False, repr=False)
 
     mode: ClassVar[str] = "diloco"
 

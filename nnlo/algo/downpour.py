@@ -42,6 +42,8 @@ class Downpour(Recipe):
     dc_lambda: strength of a delay compensation; None for the paper's.
     clip_norm: None, or the largest Euclidean norm of a gradient; longer ones are shortened.
     clip_value: None, or the largest absolute value of an element of a gradient.
+    keeps_own: whether a model with its own ``train_step`` keeps the optimizers it brings; by
+        default it does where no other is asked for.
     """
 
     optimizer: Optimizer = field(default_factory=Adam)
@@ -52,6 +54,7 @@ class Downpour(Recipe):
     dc_lambda: float | None = None
     clip_norm: float | None = None
     clip_value: float | None = None
+    keeps_own: bool = field(default=False, compare=False, repr=False)
 
     mode: ClassVar[str] = "downpour"
     also: ClassVar[tuple[str, ...]] = NUMBERS
@@ -108,6 +111,10 @@ class Downpour(Recipe):
     @property
     def trains_locally(self) -> bool:
         return self.worker_optimizer is not None
+
+    @property
+    def elementwise(self) -> bool:
+        return self.clip_norm is None and self.staleness != "gap"
 
     @property
     def needs_base(self) -> bool:

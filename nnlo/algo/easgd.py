@@ -12,7 +12,7 @@ alpha = (4 - 2 eta) / (4 - 3 eta), which contains the paper's (4 - 2 eta) / (4 -
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -44,12 +44,15 @@ class EASGD(Recipe):
     worker_optimizer: of the local steps, by its Keras or torch name or as a mapping of "name"
         and its numbers. {"name": "sgd", "momentum": 0.9, "nesterov": True} makes it EAMSGD.
     worker_learning_rate: of ``worker_optimizer``; None for its own default.
+    keeps_own: whether a model with its own ``train_step`` keeps the optimizers it brings; by
+        default it does where no other is asked for.
     """
 
     sync_every: int = 10
     elastic_force: float = 0.9
     worker_optimizer: str | Mapping[str, Any] = "sgd"
     worker_learning_rate: float | None = None
+    keeps_own: bool = field(default=False, compare=False, repr=False)
 
     mode: ClassVar[str] = "easgd"
     aliases: ClassVar[Mapping[str, str]] = {"elastic_lr": "worker_learning_rate"}

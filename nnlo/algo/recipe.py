@@ -12,6 +12,7 @@ from nnlo.algo.base import State, Update, Vector
 from nnlo.errors import CheckpointError, ConfigError
 
 _POSITIVE = ("learning_rate", "epsilon", "kappa", "elastic_force")
+_LOCAL = {"worker_optimizer", "worker_learning_rate", "elastic_momentum"}
 _SHARES = ("momentum", "rho", "beta_1", "beta_2")  # kept of the past; all other numbers: >= 0
 
 
@@ -33,6 +34,10 @@ class Recipe:
     def needs_base(self) -> bool:
         return False
 
+    @property
+    def elementwise(self) -> bool:
+        return True
+
     @classmethod
     def make(cls, **options: Any) -> Self:
         """The algorithm with these options, and defaults that go together for the others."""
@@ -45,7 +50,8 @@ class Recipe:
         Raises ConfigError for one that the algorithm does not use or that comes under two names.
         """
         options: dict[str, Any] = {}
-        known = [*(entry.name for entry in fields(cls)), *cls.also]  # type: ignore[arg-type]
+        entries = fields(cls)  # type: ignore[arg-type]
+        known = [*(entry.name for entry in entries if entry.compare), *cls.also]
         for name, value in given.items():
             if value is None:
                 continue
@@ -60,6 +66,8 @@ class Recipe:
                     f"{field} must be given once, got {value!r} by {name} too; leave one out"
                 )
             options[field] = value
+        if not _LOCAL & set(options) and any(entry.name == "keeps_own" for entry in entries):
+            options["keeps_own"] = True
         return cls.make(**options)
 
 

@@ -24,6 +24,7 @@ def make_adapter(
     learning_rate: float | None = None,
     clip_norm: float | None = None,
     example: Batch | None = None,
+    keep_own: bool = False,
 ) -> ModelAdapter:
     """Return the adapter of a Keras model or a torch module.
 
@@ -36,10 +37,14 @@ def make_adapter(
     the optimizers that a model with its own ``train_step`` brings.
     learning_rate: of the optimizer; None for its own default.
     clip_norm: largest norm of the gradient in ``train_step``.
+    keep_own: whether the optimizers that a model with its own ``train_step`` brings, if any,
+    stay in place of ``optimizer``.
     example: a batch that builds a model which does not know its input shape yet.
     Raise ModelError for what is no model or has no fixed shape, ConfigError for unknown names.
     """
     is_keras, is_own = _is_keras(model), has_own_train_step(model)
+    if keep_own and is_own and _brings_optimizers(model):
+        optimizer = learning_rate = None
     options: dict[str, Any] = {"optimizer": optimizer, "learning_rate": learning_rate}
     options |= {"clip_norm": clip_norm, "example": example}
     if is_own:
@@ -59,6 +64,10 @@ def has_own_train_step(model: Any) -> bool:
     if _is_keras(model):
         return type(model).train_step is not sys.modules["keras"].Model.train_step
     return callable(getattr(model, "train_step", None))
+
+
+def _brings_optimizers(model: Any) -> bool:
+    return bool(getattr(model, "optimizers", None) or getattr(model, "optimizer", None))
 
 
 def _is_keras(model: Any) -> bool:

@@ -79,7 +79,7 @@ class MPIManager:
             self.settings.num_shards,
             algo.has_master,
         )
-        check_shape(self._topology, self.settings, root_algo)
+        check_shape(self._topology, self.settings, algo, root_algo)
         self._callbacks, self._listeners = tuple(callbacks), tuple(listeners)
         self._prepared: Prepared | None = None
 

@@ -102,7 +102,9 @@ def make_protocol(
     return MasterProtocol(children, None, settings.max_staleness, observers)
 
 
-def check_shape(topology: Topology, settings: RunSettings, root_algo: Algorithm | None) -> None:
+def check_shape(
+    topology: Topology, settings: RunSettings, algo: Algorithm, root_algo: Algorithm | None
+) -> None:
     """Raises ConfigError for a setting that this shape does not use."""
     if root_algo is not None and settings.num_masters < 2:
         raise ConfigError(
@@ -118,6 +120,11 @@ def check_shape(topology: Topology, settings: RunSettings, root_algo: Algorithm 
         raise ConfigError(
             f"a quorum must be 1 where masters share the weights, got {settings.quorum}: each "
             "would leave out other workers; leave one of them out"
+        )
+    if settings.num_shards > 1 and not algo.elementwise:
+        raise ConfigError(
+            "masters that share the weights must do without norms of the whole vector, got "
+            f"{algo}; leave out --clip-norm and --staleness gap, or --n-shards"
         )
     if not topology.has_master and (settings.synchronous or settings.max_staleness is not None):
         raise ConfigError(

@@ -141,6 +141,7 @@ def _build(job: Job) -> ModelAdapter:
         metrics=job.settings.metrics,
         optimizer=job.algo.worker_optimizer,
         learning_rate=job.algo.worker_learning_rate,
+        keep_own=getattr(job.algo, "keeps_own", False),
     )
     if not adapter.manifest.n_trainable:
         raise ModelError(
@@ -281,8 +282,8 @@ def _state_bytes(job: Job, adapter: ModelAdapter) -> int:
     if job.settings.checkpoint is None:
         return 0
     # A local optimizer may make its slots at the first step, at most three vectors each; the
-    # algorithm's worker half may hold two, and the master half of a sub-master three.
-    n_vectors = 3 * job.algo.trains_locally + 2 + 3 * (job.root_algo is not None)
+    # algorithm's worker half may hold three, and the master half of a sub-master three.
+    n_vectors = 3 * job.algo.trains_locally + 3 + 3 * (job.root_algo is not None)
     slots = n_vectors * 4 * adapter.manifest.size
     return len(pack_arrays(adapter.local_state())) + slots + (1 << 16)
 
