@@ -111,7 +111,7 @@ class AllreduceMaster(DownpourMaster):
         self._scaled = SCALINGS[algo.scaling](n_ranks)
         self._warmup = WARMUP if algo.warmup is None else algo.warmup
 
-    def _factor(self) -> float:
+    def _rate(self) -> float:
         done = self._optimizer_state.count
         risen = 1.0 if done >= self._warmup else done / self._warmup
-        return 1.0 + (self._scaled - 1.0) * risen
+        return self.learning_rate * (1.0 + (self._scaled - 1.0) * risen)

@@ -125,7 +125,8 @@ class Downpour(Recipe):
 
     def master(self, n_trainable: int, n_workers: int) -> "DownpourMaster":
         old = staleness.policy(self.staleness)(n_trainable, self.dc_lambda)
-        return DownpourMaster(self.optimizer, n_trainable, old, self.clip_norm, self.clip_value)
+        kind = LocalStepsMaster if self.trains_locally else DownpourMaster
+        return kind(self.optimizer, n_trainable, old, self.clip_norm, self.clip_value)
 
 
 def check_limits(clip_norm: float | None, clip_value: float | None) -> None:
@@ -191,14 +192,14 @@ class DownpourMaster:
             weights,
             gradient,
             out,
-            learning_rate=self.learning_rate * discount * self._factor(),
+            learning_rate=self._rate() * discount,
             scale=scale * self._clip(gradient, scale),
         )
         self._old.stepped(out)
 
-    def _factor(self) -> float:
-        """On the learning rate of the next step."""
-        return 1.0
+    def _rate(self) -> float:
+        """Of the next step."""
+        return self.learning_rate
 
     def _clip(self, gradient: Vector, scale: float) -> float:
         """Clip by value in place, and return the factor that clips by norm."""
@@ -220,3 +221,11 @@ class DownpourMaster:
         self._optimizer_state.load(mine)
         old = {name.removeprefix(prefix): state[name] for name in state if name not in mine}
         self._old.load_state(old)
+
+
+class LocalStepsMaster(DownpourMaster):
+    """The updates have been scaled by schedules already, at the workers: ``learning_rate`` is
+    what callbacks change for those, and the master's own step keeps its rate."""
+
+    def _rate(self) -> float:
+        return self._optimizer.learning_rate

@@ -284,10 +284,11 @@ class TrainOptions:
         for name, needed in unused.items():
             if needed:
                 raise ConfigError(f"{name} must go with {needed}, got it alone; it has no effect")
-        if self.staleness == "inverse" and self.synchronous and self.quorum == 1.0:
+        stale = self.staleness not in (None, "none")
+        if stale and self.synchronous and self.quorum == 1.0:
             raise ConfigError(
-                "--staleness must go with asynchronous updates, got inverse with --synchronous, "
-                "where no update is stale; leave one of them out"
+                f"--staleness must go with asynchronous updates, got {self.staleness} with "
+                "--synchronous, where no update is stale; leave one of them out"
             )
 
 

@@ -114,6 +114,11 @@ class Master:
         """Children that have not left."""
         return frozenset(self._protocol.active)
 
+    @property
+    def rate(self) -> float:
+        """Factor on learning rates that callbacks and schedules have made."""
+        return self.half.learning_rate / self._base_rate if self._base_rate else 1.0
+
     def state(self) -> State:
         """What the algorithm's master half holds."""
         return self.half.state()
@@ -231,13 +236,12 @@ class Master:
         if child in self._to_save and heard.kind is not Kind.PULL:
             flags |= Flag.SAVE
             self._to_save.discard(child)
-        rate = self.half.learning_rate / self._base_rate if self._base_rate else 1.0
         return Header(
             Kind.ACK if heard.flags & Flag.NO_WEIGHTS else Kind.WEIGHTS,
             flags,
             version=self.version,
             layout=self._manifest.hash32,
-            rate=rate,
+            rate=self.rate,
         )
 
 

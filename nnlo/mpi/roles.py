@@ -32,6 +32,7 @@ def train_alone(parts: Parts, root: Root, gather: Gather) -> Master:
     worker = parts.worker()
     with root.background, signals(root):
         _begin(parts, root, master)
+        worker.follow(master.rate)
         run = worker.run(parts.prepared.weights)
         run_in_process(master, end, {0: run}, poll=partial(root.poll, master))
         gather(None)
@@ -58,6 +59,7 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
         return master, end
 
     master, end = together(comm, make)
+    comm.bcast(master.rate)
     end.open()
     with root.background, signals(root):
         if serve(master, end, root):
@@ -81,6 +83,7 @@ def own_slice(parts: Parts, gather: Gather) -> None:
         return parts.own_slice(end, parts.topology.children(0)), end
 
     master, end = together(comm, make)
+    comm.bcast(None)
     end.open()
     with ignored_signals():
         serve_slice(comm, master, end, parts.root_algo.learning_rate)
@@ -101,6 +104,7 @@ def stand_between(parts: Parts, gather: Gather) -> None:
         return parts.sub_master(end), end, parent
 
     middle, end, parent = together(comm, make)
+    comm.bcast(None)
     end.open()
     with ignored_signals():
         relay(middle, end, parent, parts.frame(parts.rank))
@@ -120,11 +124,13 @@ def work(parts: Parts, gather: Gather) -> None:
     """A worker, or a part of one."""
     comm, prepared = _comm(parts), parts.prepared
     worker = together(comm, parts.worker)
+    rate = comm.bcast(None)  # what a schedule begins with, or a restored run goes on with
+    worker.follow(rate)
     size = prepared.adapter.manifest.size
     leads = parts.rank in parts.topology.leaders
     parent: link.ChildEnd | SlicesEnd | None = None
     if leads and parts.topology.n_shards > 1:
-        parent = SlicesEnd(comm, parts.slices, size)
+        parent = SlicesEnd(comm, parts.slices, size, rate)
     elif leads:
         parent = link.ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
     ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
@@ -150,8 +156,8 @@ def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
 
     def make() -> Replica:
         master = parts.master(root or Nobody(), end, [parts.rank], Master)
-        assert parts.prepared.ring is not None
-        ring = RingEnd(parts.prepared.ring, Frame(master.weights.size))
+        ring = parts.reducer
+        assert ring is not None
         if root is not None:
             _begin(parts, root, master)
         return Replica(comm, master, end, ring, root)

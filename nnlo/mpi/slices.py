@@ -74,9 +74,14 @@ def join_states(states: Sequence[State], slices: Sequence[Slice]) -> State:
 
 
 class SlicesEnd:
-    """A worker's end towards several masters, rank i with slice i: all at once, each way."""
+    """A worker's end towards several masters, rank i with slice i: all at once, each way.
 
-    def __init__(self, comm: "MPI.Intracomm", slices: Sequence[Slice], size: int) -> None:
+    size: of the whole vector. rate: the first factor on learning rates.
+    """
+
+    def __init__(
+        self, comm: "MPI.Intracomm", slices: Sequence[Slice], size: int, rate: float
+    ) -> None:
         self._comm = comm
         self._slices = slices
         # The headers of all masters, 64 bytes each, and behind them the whole vector.
@@ -84,7 +89,7 @@ class SlicesEnd:
         self._heads = [Frame(0) for _ in slices]
         self._scratch = Frame(0)
         self._versions = [0] * len(slices)
-        self._rate = 1.0
+        self._rate = rate
 
     def exchange(self, up: Frame) -> Frame:
         """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""

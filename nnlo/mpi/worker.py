@@ -106,6 +106,12 @@ class Worker:
             self._position = (epoch + 1, 0)
         yield from self._leave()
 
+    def follow(self, rate: float) -> None:
+        """Train on at ``rate`` times the learning rate of the start."""
+        self._half.rate = rate
+        if self._plan.trains_locally:
+            self._adapter.learning_rate = self._plan.base_rate * rate
+
     def failure(self, error: BaseException, host: str) -> Frame:
         """The message that tells the master what this rank's code raised."""
         write_failure(self._up, self.rank, self._layout, host, describe(error))
@@ -217,9 +223,7 @@ class Worker:
         else:
             self._version = header.version
             self._go_on_from(down.vector)
-        self._half.rate = header.rate
-        if self._plan.trains_locally:
-            self._adapter.learning_rate = self._plan.base_rate * header.rate
+        self.follow(header.rate)
         if header.flags & Flag.SAVE:
             self._saved = self._pack_state()
         self._reset()
