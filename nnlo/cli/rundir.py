@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from nnlo.cli.options import TrainOptions
+from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.files import write_atomic, write_text
 from nnlo.mpi.frame import pack_arrays

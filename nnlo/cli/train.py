@@ -12,10 +12,11 @@ from nnlo.algo.base import Algorithm
 from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
-from nnlo.cli.options import TrainOptions, parse, speak_first
+from nnlo.cli.options import parse, speak_first
 from nnlo.cli.progress import Progress
 from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.threads import settle_rank
+from nnlo.cli.train_options import TrainOptions
 from nnlo.data import H5Data, read_list
 from nnlo.errors import ConfigError, NNLOError
 from nnlo.model import ModelBuilder, load_builder

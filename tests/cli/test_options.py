@@ -6,7 +6,8 @@ from dataclasses import asdict, fields
 import pytest
 
 from nnlo.cli.config_file import pairs
-from nnlo.cli.options import TrainOptions, make_parser, parse
+from nnlo.cli.options import make_parser, parse
+from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 
 

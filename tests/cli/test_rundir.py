@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nnlo.cli.options import TrainOptions, parse
+from nnlo.cli.options import parse
 from nnlo.cli.rundir import RunDirectory
+from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.history import History
 from tests.mpi.fakes import LinearModel
