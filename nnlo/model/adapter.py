@@ -1,7 +1,8 @@
 """The contract between the training loops and a backend: one model as one flat vector."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ Sums = NDArray[np.float64]
 
 Batch = tuple[Any, Any]
 """``(x, y)``: each an array with samples along axis 0, or a list of such arrays."""
+
+OnReady = Callable[[int, int], None]
+"""Told ``start, stop``: that part of a vector is complete."""
 
 
 class ModelAdapter(Protocol):
@@ -87,3 +91,18 @@ class ModelAdapter(Protocol):
 
     def summary(self) -> str:
         """One line a layer, for people."""
+
+
+@runtime_checkable
+class EarlyGradient(Protocol):
+    """What an adapter may offer besides: parts of the gradient before all of it is computed."""
+
+    def gradient_sum(
+        self, batch: Batch, out: Vector, on_ready: OnReady | None, *, adds: bool
+    ) -> Sums:
+        """Write d(sum of the loss over the batch)/dT to ``out[:n_trainable]``, or add it there.
+
+        ``out[n_trainable:]`` receives the state S after the batch, as in ``gradient``.
+        on_ready: called within the backward pass, once for each trainable variable, in any
+        order: nothing will change in that part of ``out`` any more. Not for an empty batch.
+        """

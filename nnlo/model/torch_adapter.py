@@ -1,6 +1,6 @@
 """The adapter of native PyTorch modules that are trained by a loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nnlo.errors import ConfigError, ModelError
-from nnlo.model.adapter import Batch, Sums, Vector
+from nnlo.model.adapter import Batch, OnReady, Sums, Vector
 from nnlo.model.batch import is_empty, sums_of
 from nnlo.model.fit import ONE_OF_MANY, check_classes, fit_labels
 from nnlo.model.losses import Loss, plan
@@ -78,6 +78,21 @@ class TorchAdapter(TorchVector):
         self._flat.read_gradients(out)
         return sums
 
+    def gradient_sum(
+        self, batch: Batch, out: Vector, on_ready: OnReady | None, *, adds: bool
+    ) -> Sums:
+        """See ``EarlyGradient``; the model's own S moves as well."""
+        self.manifest.check(out)
+        if is_empty(batch):
+            self._flat.read_state(out)
+            if not adds:
+                out[: self.manifest.n_trainable] = 0.0
+            return np.zeros(1 + len(self.metric_names))
+        with self._flat.gradients_to(out, on_ready or _nobody, adds=adds):
+            sums = self._backward(batch, torch.sum)
+        self._flat.read_state(out)
+        return sums
+
     def apply_gradient(self, vector: Vector) -> None:
         self.manifest.check(vector)
         optimizer = self._local_optimizer("apply_gradient")
@@ -118,10 +133,10 @@ class TorchAdapter(TorchVector):
             nn.utils.clip_grad_norm_([self._weights], self._clip_norm)
         optimizer.step()
 
-    def _backward(self, batch: Batch) -> Sums:
+    def _backward(self, batch: Batch, join: Callable[[Tensor], Tensor] = torch.mean) -> Sums:
         with self._training():
             measured = self._measure(batch, training=True)
-            measured[0].mean().backward()  # type: ignore[no-untyped-call]
+            join(measured[0]).backward()  # type: ignore[no-untyped-call]
         return sums_of(measured.detach().cpu().numpy())
 
     def _measure(self, batch: Batch, *, training: bool) -> Tensor:
@@ -141,3 +156,7 @@ class TorchAdapter(TorchVector):
                     check_classes(one.cpu().numpy(), output.shape[1])
             self._is_first = False
         return rows(self._losses, self._metrics, labels, outputs)
+
+
+def _nobody(start: int, stop: int) -> None:
+    """Hears that a part is ready where nobody waits for it."""

@@ -1,7 +1,8 @@
 """Torch tensors as views of one flat vector, and a random state of their own."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nnlo.model.adapter import Vector
+from nnlo.errors import ModelError
+from nnlo.model.adapter import OnReady, Vector
 
 
 class FlatTensors:
@@ -60,6 +62,55 @@ class FlatTensors:
         flat = tensor_of(vector[: self._n_trainable]).to(self.device)
         parts = torch.split(flat, [one.numel() for one in self._trainable])
         return [part.view(one.shape) for part, one in zip(parts, self._trainable, strict=True)]
+
+    def read_state(self, out: Vector) -> None:
+        """Copy the part S of the buffer into that of ``out``, shape (size,)."""
+        n = self._n_trainable
+        torch.from_numpy(out[n:]).copy_(self._flat[n:])
+
+    @contextmanager
+    def gradients_to(self, out: Vector, on_ready: OnReady, *, adds: bool) -> Iterator[None]:
+        """Have a backward pass in the block write each gradient to ``out``, or add it, at once.
+
+        on_ready(start, stop): that part of ``out`` is complete; at the end of the block for
+        tensors that the pass did not reach. Raise ModelError where it comes to a tensor twice.
+        """
+        # Not ``.grad`` as views of ``out``: torch would add to them, which takes zeros to begin
+        # with and twice the memory traffic of this copy.
+        target = torch.from_numpy(out[: self._n_trainable])
+        ends = list(accumulate(one.numel() for one in self._trainable))
+        left = dict(enumerate(pairwise([0, *ends])))
+
+        def taker(index: int) -> Callable[[Tensor], None]:
+            def take(tensor: Tensor) -> None:
+                if index not in left:
+                    raise ModelError(
+                        f"a backward pass with overlap must come to each parameter once, got one "
+                        f"of shape {tuple(tensor.shape)} twice; leave overlap out, or use "
+                        "torch.utils.checkpoint with use_reentrant=False"
+                    )
+                start, stop = left.pop(index)
+                part, gradient = target[start:stop].view(tensor.shape), tensor.grad
+                tensor.grad = None
+                assert gradient is not None  # torch calls this once it is there
+                (part.add_ if adds else part.copy_)(gradient)
+                on_ready(start, stop)
+
+            return take
+
+        hooks = [
+            one.register_post_accumulate_grad_hook(taker(index))  # type: ignore[no-untyped-call]
+            for index, one in enumerate(self._trainable)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for start, stop in reversed(left.values()):
+            if not adds:
+                target[start:stop] = 0.0
+            on_ready(start, stop)
 
     def take_gradients(self, out: Tensor) -> None:
         """Move ``.grad`` of the trainable tensors into ``out``, shape (n_trainable,)."""

@@ -301,9 +301,14 @@ def broadcast_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
 
 def add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> None:
     """Put the sums over all ranks in place of ``numbers``, without burning a core."""
+    wait(begin_to_add_up(comm, numbers))
+
+
+def begin_to_add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> "MPI.Request":
+    """Begin to put the sums in place; ``numbers`` stay untouched until the request is done."""
     from mpi4py import MPI
 
-    wait(comm.Iallreduce(MPI.IN_PLACE, numbers))
+    return comm.Iallreduce(MPI.IN_PLACE, numbers)
 
 
 def add_up_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:

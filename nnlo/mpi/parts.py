@@ -16,8 +16,11 @@ from nnlo.mpi.evaluate import Background, Recalibration, evaluate
 from nnlo.mpi.frame import Frame
 from nnlo.mpi.master import Layout, Master, Observer, up_frame
 from nnlo.mpi.outbox import Link
+from nnlo.mpi.overlap import EarlyMember, EarlyRing
+from nnlo.mpi.reducer import make_reducer
 from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
+from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Listener, Root, RootPlan
 from nnlo.mpi.saving import Saver
 from nnlo.mpi.settings import RunSettings, make_protocol
@@ -230,6 +233,16 @@ class Parts:
 
     # Workers ----------------------------------------------------------------------------------
 
+    @cached_property
+    def reducer(self) -> RingEnd | None:
+        """Where the ranks of a run without master reduce; None if there is nothing to reduce.
+
+        Raises ConfigError for a way to reduce that this model or machine does not allow.
+        """
+        if self.topology.has_master:
+            return None
+        return make_reducer(self.job.algo, self.prepared.adapter, self.prepared.ring, self.comm)
+
     def worker(self) -> Worker:
         """This rank's worker, or its part of one."""
         algo, prepared, topology = self.job.algo, self.prepared, self.topology
@@ -245,7 +258,9 @@ class Parts:
             start = load_worker_state(prepared.own_state, adapter, half)
         index = topology.trainers.index(self.rank)
         seed = np.random.SeedSequence([self.job.settings.seed, index]).generate_state(1)[0]
-        make = Worker if prepared.ring is None else Member
+        make: Callable[..., Worker] = Worker if prepared.ring is None else Member
+        if isinstance(self.reducer, EarlyRing):
+            make = partial(EarlyMember, self.reducer.ready)
         return make(
             self.rank,
             adapter,

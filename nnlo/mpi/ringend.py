@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from nnlo.algo.base import Vector
 from nnlo.errors import WorkerFailed
 from nnlo.mpi import link
 from nnlo.mpi.failure import read_failure
@@ -70,20 +71,27 @@ class RingEnd:
 
     def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:
         total = int(votes[_SAMPLES])
-        if header.n_samples:
-            up.vector[:] *= np.float32(header.n_samples)
-        else:
+        if not header.n_samples:
             up.vector[:] = 0.0
         if total:
             link.add_up(self._ring, up.tail[N_TIMES:])
-            link.add_up_long(self._ring, up.vector)
-            up.vector[:] /= np.float32(total)
+            self._average(up.vector, header.n_samples, total)
         up.header = header._replace(
             n_samples=total,
             flags=Flag.STOP if votes[_STOP] else Flag(0),
             rate=float(votes[_RATE]),
         )
         return up
+
+    def _average(self, vector: Vector, n_samples: int, total: int) -> None:
+        """Put the mean of all members over ``total`` samples in place of that over one's own."""
+        vector *= np.float32(n_samples)
+        self._add_up(vector)
+        vector /= np.float32(total)
+
+    def _add_up(self, vector: Vector) -> None:
+        """Put the sum over all members, who are there already, in place of ``vector``."""
+        link.add_up_long(self._ring, vector)
 
     def _share_answer(self) -> Frame:
         """Bring what the leader has been answered to all members."""
