@@ -23,8 +23,9 @@ from nnlo.mpi.evaluate import Background, evaluate
 from nnlo.mpi.frame import Frame
 from nnlo.mpi.loopback import Loopback, Order, branch_in_process, run_in_process
 from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.ring import Member, ring_in_process
-from nnlo.mpi.root import Root, RootPlan
+from nnlo.mpi.root import Root
 from nnlo.mpi.settings import RunSettings, check_shape, make_protocol
 from nnlo.mpi.stopping import larger_is_better
 from nnlo.mpi.submaster import SubMaster

@@ -22,7 +22,7 @@ from nnlo.errors import ConfigError, NNLOError
 from nnlo.model import ModelBuilder, load_builder
 from nnlo.mpi import link
 from nnlo.mpi.manager import MPIManager
-from nnlo.mpi.root import Listener
+from nnlo.mpi.plan import Listener
 from nnlo.mpi.setup import together
 from nnlo.report.tensorboard import TensorBoard
 from nnlo.report.timeline import write_timeline

@@ -12,7 +12,8 @@ from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi import link, roles
 from nnlo.mpi.master import Master
 from nnlo.mpi.parts import Parts
-from nnlo.mpi.root import Listener, Root
+from nnlo.mpi.plan import Listener
+from nnlo.mpi.root import Root
 from nnlo.mpi.settings import RunSettings, check_shape
 from nnlo.mpi.setup import Job, Prepared, prepare, together
 from nnlo.mpi.topology import Topology

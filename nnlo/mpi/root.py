@@ -7,11 +7,9 @@ data holds, whatever the number of workers and the size of their updates.
 import logging
 import math
 import time
-from collections.abc import Callable
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,51 +20,14 @@ from nnlo.history import History, Record
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import N_TIMES, Header
 from nnlo.mpi.master import Master
+from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.saving import Draft, Saver
-from nnlo.mpi.stopping import EarlyStopping, Target
 from nnlo.mpi.tally import count_rank
 
 log = logging.getLogger(__name__)
 
 LAST_VALIDATION_S = 1.5
 """Seconds that a validation under way may still take after an interruption."""
-
-
-class Listener(Protocol):
-    """Who is told how the run goes: Keras callbacks, a progress bar."""
-
-    def begin(self, root: "Root", master: Master) -> None: ...
-
-    def epoch_began(self, epoch: int) -> None:
-        """epoch: from 0."""
-
-    def updated(self, version: int, n_samples: int, logs: Record) -> None:
-        """Weights ``version`` are there after ``n_samples`` of this epoch; ``logs`` are its
-        means so far."""
-
-    def epoch_ended(self, epoch: int, record: Record) -> None:
-        """The record of an epoch is complete, with its validation."""
-
-    def end(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class RootPlan:
-    """n_samples: in the training data, which makes an epoch. validate: weights -> metrics; it
-    may bring the state S of the weights, a snapshot that is its own, up to date.
-    validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
-    of it. checkpoint_every: epochs. stoppers: end the run when reached."""
-
-    n_samples: int
-    n_epochs: int
-    metric_names: tuple[str, ...]
-    validate: Callable[[Vector], dict[str, float]] | None = None
-    validate_every: int = 1
-    monitor: str = "val_loss"
-    larger_is_better: bool = False
-    checkpoint_every: int = 1
-    stoppers: tuple[EarlyStopping | Target, ...] = ()
-    listeners: tuple[Listener, ...] = ()
 
 
 class Root:

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from nnlo.algo import Downpour
+from nnlo.algo import Algorithm, Downpour
 from nnlo.algo.optimizers import SGD
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.mpi.evaluate import Background, evaluate
 from nnlo.mpi.loopback import Loopback, run_in_process
 from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.protocol import MasterProtocol
-from nnlo.mpi.root import Root, RootPlan
+from nnlo.mpi.root import Root
 from nnlo.mpi.saving import Saver
 from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
 from tests.mpi.fakes import LinearModel, LineData
@@ -37,7 +38,7 @@ class Job:
     n_epochs: int = 3
     n_samples: int = 23
     batch: int = 4
-    algo: Downpour = SGD_005
+    algo: Algorithm = SGD_005
     quorum: float | None = None
     validate: Callable[[Any], dict[str, float]] | None = validate
     folder: Path | None = None
@@ -51,7 +52,7 @@ class Job:
         background = Background(self.in_line)
         saver = None
         if self.folder is not None:
-            about = {"base_learning_rate": self.algo.optimizer.learning_rate}
+            about = {"base_learning_rate": self.algo.learning_rate}
             saver = Saver(CheckpointStore(self.folder / "cp"), background, about)
         plan = {"metric_names": ("loss",), "validate": self.validate} | self.plan
         self.root = Root(RootPlan(self.n_samples, self.n_epochs, **plan), background, saver)
@@ -67,13 +68,15 @@ class Job:
             half.learning_rate = self.restore.meta["learning_rate"]
             self.root.restore(self.restore, self.whole_epochs)
 
-    def worker(self, index: int) -> Worker:
+    def worker(self, index: int, weights: Any) -> Worker:
+        """weights: those from which it will run."""
         data, model = LineData(self.n_samples, self.batch), copy.deepcopy(self.model)
         data.set_shard(index, self.n_workers)
         half = self.algo.worker(model.manifest.n_trainable, self.n_workers)
         start = (0, 0)
         if self.restore:
-            start = load_worker_state(self.restore.part(f"worker/{index}/"), model, half)
+            state = self.restore.part(f"worker/{index}/")
+            start = load_worker_state(state, model, half, weights)
         return Worker(
             index,
             model,
@@ -85,6 +88,7 @@ class Job:
                 sync_every=self.algo.sync_every,
                 trains_locally=self.algo.trains_locally,
                 base_rate=self.model.learning_rate,
+                pulls=self.algo.pulls,
                 start=start,
                 version=self.master.version,
                 sends_state=self.folder is not None,
@@ -100,9 +104,8 @@ class Job:
     ) -> "Job":
         """Train to the end, or as if a signal or a stop had come at this version."""
         root, master = self.root, self.master
-        runs = {
-            index: self.worker(index).run(master.weights.copy()) for index in range(self.n_workers)
-        }
+        starts = [master.weights.copy() for _ in range(self.n_workers)]
+        runs = {i: self.worker(i, weights).run(weights) for i, weights in enumerate(starts)}
 
         def poll() -> None:
             if interrupt_at is not None and master.version >= interrupt_at:
