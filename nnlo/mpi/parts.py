@@ -255,7 +255,7 @@ class Parts:
         base_rate = adapter.learning_rate if algo.trains_locally else 1.0
         start = (prepared.first_epoch, 0)
         if prepared.own_state:
-            start = load_worker_state(prepared.own_state, adapter, half)
+            start = load_worker_state(prepared.own_state, adapter, half, prepared.weights)
         index = topology.trainers.index(self.rank)
         seed = np.random.SeedSequence([self.job.settings.seed, index]).generate_state(1)[0]
         make: Callable[..., Worker] = Worker if prepared.ring is None else Member

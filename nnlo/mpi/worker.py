@@ -119,11 +119,13 @@ class Worker:
 
     def _begin(self, weights: Vector) -> None:
         self._go_on_from(weights)
+        self._up.vector[self._n_trainable :] = weights[self._n_trainable :]
         self._reset()
 
     def _exchange(self) -> Generator[Frame, Frame, bool]:
         """Send what has been done, go on from the answer; True where it was the last time."""
-        if self._plan.pulls and (yield from self._pull()):
+        stops = self._plan.pulls and (yield from self._pull())
+        if stops and not self._saved:
             yield self._message(Kind.BYE)
             return True
         down = yield self._message(Kind.UPDATE)
@@ -135,6 +137,8 @@ class Worker:
     def _leave(self) -> Generator[Frame, Frame, None]:
         if self._plan.pulls and self._n_steps:
             yield from self._pull()
+        if self._n_steps and self._saved:  # of an epoch's end; BYE carries that of now
+            self._receive((yield self._message(Kind.UPDATE)))
         yield self._message(Kind.BYE)
 
     def _pull(self) -> Generator[Frame, Frame, bool]:
@@ -250,17 +254,24 @@ class Worker:
 
     def _pack_state(self) -> bytes:
         state: State = {"position": np.array(self._position)}
+        if self._plan.pulls:  # its S is its own, the master's a mean over all workers
+            state["state"] = self._up.vector[self._n_trainable :]
         state |= {f"model/{k}": v for k, v in self._adapter.local_state().items()}
         state |= {f"algo/{k}": v for k, v in self._half.state().items()}
         return pack_arrays({f"{self.rank}/{k}": v for k, v in state.items()})
 
 
 def load_worker_state(
-    state: dict[str, NDArray[Any]], adapter: ModelAdapter, half: WorkerHalf
+    state: dict[str, NDArray[Any]], adapter: ModelAdapter, half: WorkerHalf, weights: Vector
 ) -> Position:
-    """Put back what a worker sent for a checkpoint; return where it goes on in its data."""
+    """Put back what a worker sent for a checkpoint; return where it goes on in its data.
+
+    weights: those from which it will ``run``; an S of its own is written to them.
+    """
     adapter.load_local_state(_part(state, "model/"))
     half.load_state(_part(state, "algo/"))
+    if "state" in state:
+        weights[adapter.manifest.n_trainable :] = state["state"]
     epoch, batch = (int(value) for value in state["position"])
     return epoch, batch
 

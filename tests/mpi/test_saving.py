@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from nnlo.algo import Downpour
+from nnlo.algo import EASGD, GEM, Downpour
 from nnlo.algo.optimizers import SGD, Adam
 from nnlo.checkpoint import CheckpointStore, read
 from nnlo.errors import CheckpointError
@@ -120,6 +120,10 @@ RUNS = {
         "quorum": 1.0,
         "algo": Downpour(Adam(learning_rate=0.1), sync_every=2),
     },
+    # Their workers keep an S of their own.
+    "1 worker, easgd": {"algo": EASGD(sync_every=2)},
+    "3 workers, easgd": {"n_workers": 3, "quorum": 1.0, "algo": EASGD(sync_every=2)},
+    "3 workers, gem": {"n_workers": 3, "quorum": 1.0, "algo": GEM()},
 }
 
 
@@ -157,6 +161,13 @@ def test_a_run_interrupted_at_any_batch_and_restored_equals_the_undisturbed_one(
         n_epochs=4, n_samples=50, batch=3, restore=job.checkpoint(name), **RUNS[case]
     ).run()
     assert_same(again, undisturbed)
+
+
+@pytest.mark.parametrize("algo", [Downpour(MOMENTUM, sync_every=6), EASGD(sync_every=6)])
+def test_the_checkpoint_of_the_end_holds_the_state_of_the_end(algo, tmp_path):
+    job = Job(n_epochs=2, n_samples=20, algo=algo, folder=tmp_path).run()
+    positions = [tuple(job.checkpoint(name).part("worker/0/")["position"]) for name in job.files()]
+    assert positions == [(1, 1), (2, 0)]
 
 
 def test_a_learning_rate_that_a_callback_set_is_restored(tmp_path):
