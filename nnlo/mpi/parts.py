@@ -17,11 +17,12 @@ from nnlo.mpi.frame import Frame
 from nnlo.mpi.master import Layout, Master, Observer, up_frame
 from nnlo.mpi.outbox import Link
 from nnlo.mpi.overlap import EarlyMember, EarlyRing
+from nnlo.mpi.plan import Listener, RootPlan
 from nnlo.mpi.reducer import make_reducer
 from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
-from nnlo.mpi.root import Listener, Root, RootPlan
+from nnlo.mpi.root import Root
 from nnlo.mpi.saving import Saver
 from nnlo.mpi.settings import RunSettings, make_protocol
 from nnlo.mpi.setup import Job, Prepared, identity
