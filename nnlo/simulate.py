@@ -33,9 +33,7 @@ from nnlo.mpi.topology import Topology, split
 from nnlo.mpi.worker import Worker, WorkerPlan
 
 _SETTINGS = (
-    "num_epochs",
-    "synchronous",
-    "quorum",
+    *("num_epochs", "synchronous", "quorum"),
     "max_staleness",
     "num_masters",
     "num_processes",
@@ -283,6 +281,14 @@ class _VirtualAdapter:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._desk.give_to(self), name)
+
+    @property
+    def learning_rate(self) -> float:
+        return self._desk.give_to(self).learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._desk.give_to(self).learning_rate = value
 
     def sit_down(self) -> None:
         self._desk.adapter.set_flat(self._weights)

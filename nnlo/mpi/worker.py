@@ -86,6 +86,7 @@ class Worker:
         self._n_steps = 0
         self._sums: Sums = up.tail[N_TIMES:]
         self._saved: bytes = b""
+        self._rate: float | None = None
 
     def run(self, weights: Vector) -> Generator[Frame, Frame, None]:
         """Train from the master's ``weights``, shape (manifest.size,).
@@ -108,7 +109,9 @@ class Worker:
 
     def follow(self, rate: float) -> None:
         """Train on at ``rate`` times the learning rate of the start."""
-        self._half.rate = rate
+        if rate == self._rate:  # setting it may cost a backend more than a step
+            return
+        self._rate = self._half.rate = rate
         if self._plan.trains_locally:
             self._adapter.learning_rate = self._plan.base_rate * rate
 

@@ -10,8 +10,9 @@ import pytest
 from nnlo.algo import Downpour
 from nnlo.algo.optimizers import SGD
 from nnlo.cli.config_file import pairs
-from nnlo.cli.options import TrainOptions, parse
+from nnlo.cli.options import parse
 from nnlo.cli.rundir import RunDirectory
+from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.model.manifest import Manifest
 from nnlo.mpi.settings import RunSettings
@@ -97,9 +98,9 @@ def test_a_run_interrupted_in_mid_epoch_and_restored_without_worker_states_has_a
         del checkpoint.arrays[name]
 
     class Other(Job):
-        def worker(self, index):
+        def worker(self, index, weights):
             restore, self.restore = self.restore, None
-            worker = super().worker(index)
+            worker = super().worker(index, weights)
             self.restore = restore
             worker._position = (checkpoint.meta["epoch"], 0)
             return worker
@@ -164,7 +165,7 @@ def test_an_order_that_names_no_worker_is_an_error():
 
 def test_the_host_survives_a_long_traceback():
     job = Job(1)
-    frame = job.worker(0).failure(ValueError("x" * 100_000), "node7")
+    frame = job.worker(0, job.master.weights).failure(ValueError("x" * 100_000), "node7")
     job.master.receive(0, frame)
     assert job.master.error.host == "node7"
 
