@@ -57,7 +57,7 @@ def test_ranks_alike_equal_the_simulated_ones(train, tmp_path, digits):
     ("n_ranks", "words", "n_workers", "settings"),
     [
         (5, ("--n-processes", 2), 2, {"num_processes": 2}),
-        (5, ("--n-masters", 2), 3, {"num_masters": 2}),
+        (4, ("--n-masters", 2), 2, {"num_masters": 2}),
     ],
 )
 def test_together_rings_and_trees_equal_the_simulated_ones_bit_for_bit(
@@ -70,21 +70,21 @@ def test_together_rings_and_trees_equal_the_simulated_ones_bit_for_bit(
 
 
 def test_a_tree_of_branches_learns_and_uses_every_sample(train, tmp_path):
-    ended = train(6, "--n-masters", 3, "--root-mode", "diloco", "--epochs", 6, "--batch", 10)
+    ended = train(5, "--n-masters", 3, "--root-mode", "diloco", "--epochs", 6, "--batch", 10)
     assert ended.code == 0, ended.output
     history = result(tmp_path)[1]
-    assert samples(history) == dict.fromkeys((3, 4, 5), 6 * 500)
+    assert samples(history) == dict.fromkeys((3, 4), 6 * 750)
     assert sum(row["samples"] for row in history["epochs"]) == 6 * 1500
     assert history["epochs"][-1]["val_accuracy"] > 0.6
 
 
 def test_a_target_ends_a_tree(train, tmp_path):
-    words = ("--n-masters", 3, "--mode", "easgd", "--batch", 10)
-    ended = train(7, *words, "--epochs", 1000, "--target-metric", "val_acc,>,0.5")
+    words = ("--n-masters", 2, "--mode", "easgd", "--batch", 10)
+    ended = train(4, *words, "--epochs", 1000, "--target-metric", "val_acc,>,0.5")
     assert ended.code == 0, ended.output
     history = result(tmp_path)[1]
     assert history["stopped"] == "target reached: val_accuracy > 0.5"
-    assert sorted(samples(history)) == [3, 4, 5, 6]
+    assert sum(samples(history).values()) == sum(row["samples"] for row in history["epochs"])
 
 
 # Interruptions -----------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def interrupt(run, folder, trial):
 
 
 def test_ctrl_c_ends_a_tree(start, tmp_path):
-    run = start(4, "--n-masters", 3, "--epochs", 100_000, "--trial-name", "c", "--batch", 50)
+    run = start(3, "--n-masters", 2, "--epochs", 100_000, "--trial-name", "c", "--batch", 50)
     interrupt(run, tmp_path, "c")
 
 
@@ -148,7 +148,7 @@ def get_model(rank, call):
         (2, 1, ("--mode", "allreduce")),
         (2, 0, ("--mode", "allreduce", "--timeline")),
         (3, 2, ("--n-processes", "2")),
-        (4, 3, ("--n-masters", "2")),
+        (3, 2, ("--n-masters", "2")),
     ],
 )
 def test_an_exception_on_any_rank_ends_all_with_rank_host_and_traceback(
