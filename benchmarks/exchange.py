@@ -25,6 +25,7 @@ from nnlo.data import Data
 from nnlo.model.adapter import ModelAdapter
 from nnlo.model.manifest import Manifest
 from nnlo.mpi import link
+from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import N_TIMES, Frame, Header
 from nnlo.mpi.master import Master, up_frame
 from nnlo.mpi.protocol import MasterProtocol
@@ -94,13 +95,13 @@ class Ours:
         make = up_frame(manifest, N_SUMS)
         weights = np.ones(manifest.size, np.float32)
         if comm.rank == MASTER:
-            self._end = link.ParentEnd(comm, [WORKER], make)
+            self._end = ParentEnd(comm, {WORKER: make()})
             self._master = Master(
                 manifest, NoArithmetic(), MasterProtocol([WORKER]), self._end, Unwatched(), weights
             )
             self._end.open()
         else:
-            self._child = link.ChildEnd(comm, MASTER, Frame(manifest.size))
+            self._child = ChildEnd(comm, MASTER, Frame(manifest.size))
             adapter, data = cast(ModelAdapter, Untrained(manifest)), cast(Data, Endless())
             half = DownpourWorker(manifest.n_trainable, trains_locally=False)
             self._run = Worker(WORKER, adapter, data, half, make(), WorkerPlan(1)).run(weights)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nnlo.history import History, Record
 from nnlo.mpi import link
+from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import Frame, Kind
 from nnlo.mpi.loopback import Loopback, Middle, run_in_process
 from nnlo.mpi.master import Master
@@ -45,8 +46,8 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     comm = _comm(parts)
     children = parts.topology.children(0)
 
-    def make() -> tuple[Master, link.ParentEnd]:
-        end = link.ParentEnd(comm, _frames(parts))
+    def make() -> tuple[Master, ParentEnd]:
+        end = ParentEnd(comm, _frames(parts))
         if parts.topology.n_shards > 1:
             exact = parts.job.settings.synchronous
             whole = parts.master(root, end, children, WholeMaster)
@@ -77,9 +78,9 @@ def own_slice(parts: Parts, gather: Gather) -> None:
     """A sharded master that is not the root."""
     comm = _comm(parts)
 
-    def make() -> tuple[Master, link.ParentEnd]:
+    def make() -> tuple[Master, ParentEnd]:
         frames = _frames(parts) | {0: Frame(0)}
-        end = link.ParentEnd(comm, frames)
+        end = ParentEnd(comm, frames)
         return parts.own_slice(end, parts.topology.children(0)), end
 
     master, end = together(comm, make)
@@ -96,9 +97,9 @@ def stand_between(parts: Parts, gather: Gather) -> None:
     comm = _comm(parts)
     size = parts.prepared.adapter.manifest.size
 
-    def make() -> tuple[Middle, link.ParentEnd, link.ChildEnd]:
-        end = link.ParentEnd(comm, _frames(parts))
-        parent = link.ChildEnd(comm, 0, Frame(size))
+    def make() -> tuple[Middle, ParentEnd, ChildEnd]:
+        end = ParentEnd(comm, _frames(parts))
+        parent = ChildEnd(comm, 0, Frame(size))
         if parts.job.root_algo is not None:
             return parts.branch(end), end, parent
         return parts.sub_master(end), end, parent
@@ -128,11 +129,11 @@ def work(parts: Parts, gather: Gather) -> None:
     worker.follow(rate)
     size = prepared.adapter.manifest.size
     leads = parts.rank in parts.topology.leaders
-    parent: link.ChildEnd | SlicesEnd | None = None
+    parent: ChildEnd | SlicesEnd | None = None
     if leads and parts.topology.n_shards > 1:
         parent = SlicesEnd(comm, parts.slices, size, rate)
     elif leads:
-        parent = link.ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
+        parent = ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
     ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
     exchange = ring.exchange if ring is not None else parent.exchange  # type: ignore[union-attr]
     with ignored_signals():

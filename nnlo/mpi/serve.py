@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import Frame
-from nnlo.mpi.link import Backoff, ChildEnd, ParentEnd
+from nnlo.mpi.link import Backoff
 from nnlo.mpi.loopback import Middle
 from nnlo.mpi.master import Master
 from nnlo.mpi.root import Root

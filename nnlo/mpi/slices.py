@@ -17,6 +17,7 @@ from nnlo.algo.base import State
 from nnlo.errors import ConfigError, TrainingError
 from nnlo.model.manifest import Manifest
 from nnlo.mpi import link
+from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import HEADER_BYTES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays
 from nnlo.mpi.master import Master
 
@@ -146,7 +147,7 @@ class SliceReader:
         self._slices = slices
         self._exact = exact
         self._ends = {
-            rank: link.ChildEnd(comm, rank, Frame(piece.size))
+            rank: ChildEnd(comm, rank, Frame(piece.size))
             for rank, piece in enumerate(slices)
             if rank > 0
         }
@@ -178,7 +179,7 @@ class SliceReader:
         for end in self._ends.values():
             self._ask(end, Header(Kind.BYE, layout=self._slices[0].hash32))
 
-    def _ask(self, end: link.ChildEnd, header: Header) -> Frame:
+    def _ask(self, end: ChildEnd, header: Header) -> Frame:
         self._up.header = header
         return end.exchange(self._up)
 
@@ -227,7 +228,7 @@ class WholeMaster(Master):
 
 
 def serve_slice(
-    comm: "MPI.Intracomm", master: Master, end: link.ParentEnd, base_rate: float
+    comm: "MPI.Intracomm", master: Master, end: ParentEnd, base_rate: float
 ) -> None:
     """The loop of a master that is not the root."""
     backoff = link.Backoff()
