@@ -11,6 +11,10 @@ from nnlo.algo.gem import GEM
 from nnlo.algo.optimizers import SGD
 from nnlo.errors import TrainingError
 from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind
+from nnlo.mpi.loopback import Loopback
+from nnlo.mpi.master import Master
+from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.replica import Nobody, Replica
 from nnlo.mpi.ring import Member, reduce_in_process, ring_in_process
 from nnlo.mpi.worker import WorkerPlan
 from nnlo.simulate import simulate
@@ -162,3 +166,21 @@ def test_a_reduction_of_nothing_says_so():
     frames = [to_reduce(1.0, 0), to_reduce(1.0, 0)]
     reduce_in_process(frames)
     assert [frame.header.n_samples for frame in frames] == [0, 0]
+
+
+class Comm:
+    """Of three ranks, the second of which holds other weights."""
+
+    rank = 2
+
+    def allgather(self, own):
+        return [own, own + 1, own]
+
+
+def test_ranks_alike_end_together_where_their_weights_differ():
+    manifest, end = LinearModel().manifest, Loopback()
+    half, protocol = ALGOS["allreduce"].master(3, 3), MasterProtocol([2])
+    master = Master(manifest, half, protocol, end, Nobody(), np.zeros(4, np.float32))
+    Replica(Comm(), master, end, None, None).run(None, master.weights)  # no message is sent
+    assert isinstance(master.error, TrainingError)
+    assert "got others on rank 1 than on rank 0" in str(master.error)
