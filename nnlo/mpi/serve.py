@@ -1,6 +1,7 @@
 """The master's loop over MPI, and how signals end it in order."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -48,9 +49,12 @@ def serve(master: Master, end: ParentEnd, root: Root) -> bool:
 def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame) -> None:
     """Serve a sub-master's children and pass on what is due, until all have left.
 
-    spare: for the message that its own code has failed.
+    spare: for the message that its own code has failed. Raises RuntimeError where it has, and
+    the children do not end in time.
     """
     backoff = Backoff()
+    failed: Exception | None = None
+    deadline = math.inf
     while not middle.finished:
         arrivals = end.arrivals()
         try:
@@ -59,6 +63,9 @@ def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame) -> Non
             up = middle.up()
         except Exception as error:
             up = middle.failure(error, spare)
+            failed, deadline = error, time.perf_counter() + GRACE_S
+        if time.perf_counter() > deadline:
+            raise RuntimeError("a sub-master failed, and its children did not end") from failed
         if up is not None:
             parent.down = middle.landing() or parent.down
             middle.answer(parent.exchange(up))
