@@ -23,6 +23,8 @@ UP = 1
 DOWN = 2
 APART = 3  # beside the exchanges
 
+PIECE = 1 << 19  # floats of a long sum that are added up at once, 2 MB: they stay in the cache
+
 _OPEN_MPI = {
     # Else a rank that waits inside MPI takes a core from one that works.
     "OMPI_MCA_mpi_yield_when_idle": "1",
@@ -217,10 +219,13 @@ def begin_to_add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> "MP
 
 
 def add_up_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
-    """The same where all ranks are there already: MPI moves a large message best by itself."""
+    """The same where all ranks are there already, which need not wait politely."""
     from mpi4py import MPI
 
-    comm.Allreduce(MPI.IN_PLACE, vector)
+    # As one message Open MPI takes a second vector of that length, new each time: 36 MB took
+    # 28 ms instead of 7.
+    for start in range(0, vector.size, PIECE):
+        comm.Allreduce(MPI.IN_PLACE, vector[start : start + PIECE])
 
 
 def barrier(comm: "MPI.Intracomm") -> None:

@@ -126,7 +126,7 @@ class EarlyRing(RingEnd):
         while len(self._begun) < len(self._cuts):
             self._begin_next(vector)
         for request in self._begun:
-            link.wait(request)
+            request.Wait()  # not politely: since the vote all members are there
         self._reset()
 
     def _give_up(self, up: Frame) -> Frame:
