@@ -93,7 +93,7 @@ def simulate(
     children = crew.children(weights)
     above = root_algo or algo
     half = above.master(adapter.manifest.n_trainable, crew.n_heard)
-    protocol = make_protocol(run, range(len(children)))
+    protocol = make_protocol(run, range(len(children)), above)
     keeps = above.needs_base
     master = Master(adapter.manifest, half, protocol, link, root, weights, keeps_bases=keeps)
     arrivals: list[int] = []
@@ -199,7 +199,7 @@ class _Crew:
         names = self.desk.adapter.metric_names
         n_workers = self.n_heard if self._root_algo is None else len(group)
         below = {members[0]: self._worker(members, n_workers, weights) for members in group}
-        protocol = make_protocol(self._run, sorted(below))
+        protocol = make_protocol(self._run, sorted(below), self._algo)
         middle: SubMaster | Branch
         if self._root_algo is None:
             merge = self._algo.merge

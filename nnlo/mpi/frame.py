@@ -53,6 +53,7 @@ class Flag(IntFlag):
     STOP = 4  # down: the run ends, say BYE
     SAVE = 8  # down: a checkpoint is being made, send your local state with the next UP
     NO_WEIGHTS = 16  # up: the answer need not bring weights
+    PULLS = 32  # up: another update follows the answer at once
 
 
 class Header(NamedTuple):

@@ -103,12 +103,25 @@ class MPIManager:
         manifest = self.adapter.manifest
         return (
             f"{manifest.n_trainable:,} weights, {self._job.data.n_samples:,} samples an epoch, "
-            f"{self.settings.num_epochs} epochs, {self._topology.describe()}"
+            f"{self.settings.num_epochs} epochs, {self._topology.describe()}{self._restored()}"
         )
 
+    def _restored(self) -> str:
+        prepared = self._prepared
+        if prepared is None or prepared.checkpoint is None:
+            return ""
+        return f", restored, going on in epoch {prepared.first_epoch + 1}"
+
     def remarks(self) -> list[str]:
-        """Where the run is not quite what was asked for, a sentence each."""
-        return self._topology.remarks()
+        """Where the run is not quite what was asked for, a sentence each; after ``prepare``."""
+        remarks = self._topology.remarks()
+        prepared = self._prepared
+        if prepared is not None and prepared.checkpoint and not prepared.ranks_restored:
+            remarks.append(
+                "the checkpoint was written by other ranks than these: workers begin its epoch "
+                "anew, without optimizers and places in the data of their own"
+            )
+        return remarks
 
     def train(self) -> History | None:
         """Train; every rank calls it. Returns the history on rank 0, None elsewhere.

@@ -164,7 +164,8 @@ class Master:
             self._observer.state_came(child, frame.extra.tobytes(), leaves)
         self._inbox[child] = frame
         has_update = bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0
-        self._carry_out(self._protocol.on(Arrived(child, has_update, leaves)))
+        pulls = bool(header.flags & Flag.PULLS)
+        self._carry_out(self._protocol.on(Arrived(child, has_update, leaves, pulls)))
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

@@ -167,7 +167,7 @@ class Parts:
         master = kind(
             layout,
             half,
-            make_protocol(self.job.settings, children, observers),
+            make_protocol(self.job.settings, children, algo, observers),
             link,
             observer,
             weights,
@@ -195,7 +195,7 @@ class Parts:
             self.rank,
             manifest,
             self.job.algo.merge,
-            make_protocol(self.job.settings, self.topology.children(self.rank)),
+            make_protocol(self.job.settings, self.topology.children(self.rank), self.job.algo),
             link,
             self.frame(self.rank),
             self.prepared.adapter.metric_names,
@@ -222,7 +222,7 @@ class Parts:
         master = Master(
             manifest,
             below,
-            make_protocol(self.job.settings, children),
+            make_protocol(self.job.settings, children, own),
             link,
             branch,
             prepared.weights,

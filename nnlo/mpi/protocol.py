@@ -15,12 +15,14 @@ from nnlo.errors import ConfigError, ProtocolError
 class Arrived:
     """A child's UP is here. leaves: it was a BYE. has_update: it carries something to apply.
 
-    Neither: it pulls, that is asks for the weights right before it sends its update.
+    Neither: it pulls, that is asks for the weights right before it sends its update. pulls: it
+    carries an update and pulls for another one (a sub-master's children).
     """
 
     child: int
     has_update: bool
     leaves: bool = False
+    pulls: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class MasterProtocol:
     et al. 2013, "More effective distributed ML via a stale synchronous parallel parameter
     server"). A pull never waits for that. Unlike there, a suspect that speaks again goes on at
     the clock of the slowest: the others would else wait for all that it has missed.
+    one_at_a_time: whether a pull and the update that follows it are one transaction: others
+    that pull wait for their turn, in order of arrival. Asynchronous only.
     observers: further ranks that only pull and are answered at once in every mode; a run is
     not finished before they have left.
     """
@@ -96,6 +100,8 @@ class MasterProtocol:
         quorum: float | None = None,
         max_staleness: int | None = None,
         observers: Collection[int] = (),
+        *,
+        one_at_a_time: bool = False,
     ) -> None:
         _check(children, quorum, max_staleness, observers)
         self.quorum = quorum
@@ -109,6 +115,9 @@ class MasterProtocol:
         self._pending: set[int] = set()  # children whose update has not been applied
         # Updates of each active child that have come; an asynchronous one is applied at once.
         self._clocks = dict.fromkeys(children, 0)
+        self._takes_turns = one_at_a_time and quorum is None
+        self._served: int | None = None  # who was answered a pull, until its update comes
+        self._queue: list[int] = []  # children whose pull waits for its turn
 
     @property
     def finished(self) -> bool:
@@ -125,17 +134,21 @@ class MasterProtocol:
         match event:
             case Arrived(child) if child in self.observers:
                 return self._observed(event)
-            case Arrived(child, has_update, leaves):
-                actions = self._arrived(child, has_update, leaves)
+            case Arrived():
+                actions = self._arrived(event)
             case Lost(child):
                 self._drop(child)
             case Suspected(child):
-                if child in self.active and child not in self._held:
+                if child in self.active and not self._waits(child):
                     self._suspects.add(child)
+                    self._end_turn(child)
             case StopAsked(at_once):
                 self.stopping = True
                 self._at_once = self._at_once or at_once
-        return self._close_round() + actions
+        return self._close_round() + actions + self._next_turns()
+
+    def _waits(self, child: int) -> bool:
+        return child in self._held or child in self._queue
 
     def _observed(self, event: Arrived) -> list[Action]:
         if event.has_update:
@@ -148,8 +161,9 @@ class MasterProtocol:
         self.observers.discard(event.child)
         return [Release(event.child)]
 
-    def _arrived(self, child: int, has_update: bool, leaves: bool) -> list[Action]:
-        if child not in self.active or child in self._held:
+    def _arrived(self, event: Arrived) -> list[Action]:
+        child = event.child
+        if child not in self.active or self._waits(child):
             raise ProtocolError(
                 f"a child must wait for its answer before it sends again, got a second message "
                 f"from rank {child}; check that all ranks run the same version of NNLO"
@@ -157,21 +171,40 @@ class MasterProtocol:
         if child in self._suspects:
             self._clocks[child] = max(self._clocks[child], self._slowest())
             self._suspects.discard(child)
-        if has_update:
+        self._end_turn(child)
+        if event.has_update:
             self._pending.add(child)
             self._clocks[child] += 1
-        if leaves:
+        if event.leaves:
             self._drop(child)
             return [Release(child)]
-        if not has_update and self.quorum is None:
+        if self._takes_turns and (event.pulls or not event.has_update):
+            self._queue.append(child)
+            return []
+        if not event.has_update and self.quorum is None:
             return [Reply(child)]
         self._held.add(child)
         return []
+
+    def _end_turn(self, child: int) -> None:
+        if self._served == child:
+            self._served = None
+
+    def _next_turns(self) -> list[Action]:
+        """Answer the pull whose turn it is; all of them where nothing will be applied."""
+        answered = []
+        while self._queue and (self._served is None or self._at_once):
+            self._served = self._queue.pop(0)
+            answered.append(Reply(self._served))
+        return [*answered]
 
     def _drop(self, child: int) -> None:
         """The child is no longer there; an update that has come stays."""
         for members in (self.active, self.observers, self._held, self._suspects):
             members.discard(child)
+        if child in self._queue:
+            self._queue.remove(child)
+        self._end_turn(child)
         self._clocks.pop(child, None)
 
     def _close_round(self) -> list[Action]:

@@ -94,12 +94,21 @@ class RunSettings:
 
 
 def make_protocol(
-    settings: RunSettings, children: Sequence[int], observers: Sequence[int] = ()
+    settings: RunSettings,
+    children: Sequence[int],
+    algo: Algorithm,
+    observers: Sequence[int] = (),
 ) -> MasterProtocol:
-    """The rules by which a master of such a run answers its children."""
+    """The rules by which a master of such a run answers its children, who run ``algo``.
+
+    A pull and its update are one transaction, except where masters share the weights: turns at
+    several masters could wait for each other.
+    """
     if settings.synchronous:
         return MasterProtocol(children, settings.quorum, observers=observers)
-    return MasterProtocol(children, None, settings.max_staleness, observers)
+    turns = algo.pulls and settings.num_shards == 1
+    stale = settings.max_staleness
+    return MasterProtocol(children, None, stale, observers, one_at_a_time=turns)
 
 
 def check_shape(

@@ -227,9 +227,7 @@ class WholeMaster(Master):
         self._reader.release()
 
 
-def serve_slice(
-    comm: "MPI.Intracomm", master: Master, end: ParentEnd, base_rate: float
-) -> None:
+def serve_slice(comm: "MPI.Intracomm", master: Master, end: ParentEnd, base_rate: float) -> None:
     """The loop of a master that is not the root."""
     backoff = link.Backoff()
     while not master.finished:

@@ -94,7 +94,8 @@ class SubMaster:
             if self._missing is not None:
                 self._missing.discard(child)
         has_update = bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0
-        self._carry_out(self._protocol.on(Arrived(child, has_update, header.kind is Kind.BYE)))
+        leaves, pulls = header.kind is Kind.BYE, bool(header.flags & Flag.PULLS)
+        self._carry_out(self._protocol.on(Arrived(child, has_update, leaves, pulls)))
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -148,6 +149,8 @@ class SubMaster:
         waiting = [self._inbox[child].header for child in self._waiting]
         if all(header.flags & Flag.NO_WEIGHTS for header in waiting):
             flags |= Flag.NO_WEIGHTS
+        if any(header.kind is Kind.PULL or header.flags & Flag.PULLS for header in waiting):
+            flags |= Flag.PULLS
         n_extra = 0
         if self._state_is_due(kind):
             flags |= Flag.HAS_STATE

@@ -342,3 +342,74 @@ def test_in_no_schedule_of_8000_is_anyone_ahead_of_the_bound_or_held_below_it(ma
     plays = [Play(seed, max_staleness, loses_sight=False).run() for seed in range(2000)]
     assert all(play.sent == play.applied for play in plays)
     assert sum(play.n_held for play in plays) > 100  # the bound did bite
+
+
+def last(child):
+    return bye(child, has_update=True)
+
+
+def turns(*children, **settings):
+    return MasterProtocol(children, one_at_a_time=True, **settings)
+
+
+def test_the_pull_of_another_waits_until_the_update_that_follows_the_first():
+    protocol = turns(1, 2, 3)
+    assert protocol.on(pull(1)) == [Reply(1)]
+    assert protocol.on(pull(3)) == []
+    assert protocol.on(pull(2)) == []
+    assert protocol.on(update(1)) == [Apply((1,)), Reply(1), Reply(3)]
+    assert protocol.on(bye(3, has_update=True)) == [Apply((3,)), Release(3), Reply(2)]
+
+
+@pytest.mark.parametrize("event", [Lost(1), Suspected(1)])
+def test_who_dies_or_falls_silent_loses_its_turn(event):
+    protocol = turns(1, 2)
+    protocol.on(pull(1))
+    protocol.on(pull(2))
+    assert protocol.on(event) == [Reply(2)]
+
+
+def test_an_update_that_pulls_again_queues_behind_who_waits():
+    protocol = turns(1, 2)
+    protocol.on(pull(1))
+    protocol.on(pull(2))
+    both = Arrived(1, has_update=True, pulls=True)
+    assert protocol.on(both) == [Apply((1,)), Reply(2)]
+    assert protocol.on(update(2)) == [Apply((2,)), Reply(2), Reply(1)]
+
+
+def test_nobody_waits_for_a_turn_once_nothing_is_applied_any_more():
+    protocol = turns(1, 2, 3)
+    for child in (1, 2, 3):
+        protocol.on(pull(child))
+    assert protocol.on(StopAsked(at_once=True)) == [Reply(2), Reply(3)]
+
+
+def test_who_waits_for_its_turn_must_not_speak():
+    protocol = turns(1, 2)
+    protocol.on(pull(1))
+    protocol.on(pull(2))
+    with pytest.raises(ProtocolError, match="a second message from rank 2"):
+        protocol.on(update(2))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_random_schedules_of_turns_pulls_and_updates_alternate(seed):
+    draw = random.Random(seed)
+    for _ in range(400):
+        n = draw.randint(1, 6)
+        protocol, left = turns(*range(n)), [draw.randint(1, 5) for _ in range(n)]
+        ready, served = dict.fromkeys(range(n), pull), []
+        while not protocol.finished:
+            child = draw.choice(sorted(ready))  # fails where all wait: a deadlock
+            event = ready.pop(child)(child)
+            for action in protocol.on(event):
+                if isinstance(action, Apply):
+                    assert list(action.children) == [served.pop()]  # nobody else was served
+                elif isinstance(action, Reply) and (action.child != child or event == pull(child)):
+                    served.append(action.child)
+                    left[action.child] -= 1
+                    ready[action.child] = update if left[action.child] else last
+                elif isinstance(action, Reply):
+                    ready[child] = pull
+            assert len(served) <= 1
