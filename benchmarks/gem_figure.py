@@ -146,7 +146,7 @@ def arrivals(algo: Algorithm, n_workers: int, order: str) -> Iterator[int] | Non
 
     turns: each worker in turn; where it pulls, its update comes right after its pull. Between
     two updates of a worker there is one of each other: staleness n_workers - 1.
-    lockstep: in turn as well, but all pull before the first one of them updates.
+    lockstep: in turn as well, but all ask to pull before the first one of them updates.
     """
     if order == "random":
         return None
