@@ -20,6 +20,7 @@ _INSTEAD = MappingProxyType(
     {
         "backup_and_restore": "use --checkpoint and --restore",
         "callback": "it does nothing",
+        "callback_list": "name its callbacks, one a word",
         "history": "history.json is always written",
         "lambda_callback": "hand it over in Python",
         "learning_rate_scheduler": "use cosine or step, or hand it over in Python",
