@@ -30,7 +30,7 @@ from nnlo.report.timeline import write_timeline
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("nnlo.cli.train")  # also where it runs as __main__, by python -m
 
 DESCRIPTION = "Train a Keras or PyTorch model with a master and workers over MPI."
 

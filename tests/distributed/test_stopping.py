@@ -102,6 +102,8 @@ def test_another_number_of_workers_goes_on_from_the_epoch_of_the_checkpoint(trai
     assert train(3, "--epochs", 2, *words).code == 0
     ended = train(2, "--epochs", 4, *words, "--restore", "cp")
     assert ended.code == 0, ended.output
+    assert "restored, going on in epoch 3" in ended.output
+    assert "written by other ranks than these" in ended.output
     epochs = outcome(tmp_path, "train")[1]
     assert [row["epoch"] for row in epochs] == [1, 2, 3, 4]
     assert epochs[-1]["val_loss"] < epochs[1]["val_loss"]
