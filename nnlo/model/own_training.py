@@ -8,7 +8,8 @@ from nnlo.errors import ConfigError, ModelError
 
 NO_GRADIENT = (
     "a model with its own train_step must be trained by local steps, got a mode that sends "
-    "gradients; give --worker-optimizer NAME, or a mode with local steps such as easgd or diloco"
+    "gradients; take a mode with local steps such as easgd or diloco, or downpour with "
+    "--worker-optimizer NAME"
 )
 NO_OPTIMIZER = (
     "train_step must have an optimizer for each network, got none; name one, for example "
