@@ -52,7 +52,8 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
             exact = parts.job.settings.synchronous
             whole = parts.master(root, end, children, WholeMaster)
             reader = SliceReader(comm, parts.slices, exact=exact)
-            whole.know(reader, parts.slices, parts.prepared.adapter.manifest)
+            manifest, first = parts.prepared.adapter.manifest, parts.prepared.weights
+            whole.know(reader, parts.slices, manifest, first)
             master: Master = whole
         else:
             master = parts.master(root, end, children, Master)

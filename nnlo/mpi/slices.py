@@ -187,22 +187,33 @@ class SliceReader:
 class WholeMaster(Master):
     """The root's master: its own slice, and to others the whole vector.
 
-    ``read_from``, ``slices`` and ``n_trainable`` (of the whole) come before the first exchange.
+    ``know`` comes before the first exchange.
     """
 
-    def know(self, reader: SliceReader, slices: Sequence[Slice], whole: Manifest) -> "WholeMaster":
-        """Say where the other slices are; returns itself."""
+    def know(
+        self, reader: SliceReader, slices: Sequence[Slice], whole: Manifest, first: np.ndarray
+    ) -> "WholeMaster":
+        """Say where the other slices are, and the ``first`` weights of all; returns itself."""
         self._reader = reader
         self._slices = slices
         self._whole = whole
+        # Before a message has come the others may not serve yet, so that asking would hang.
+        self._start: np.ndarray | None = first.copy()
         self._settled: tuple[np.ndarray, State] | None = None
         return self
+
+    def receive(self, child: int, frame: Frame) -> None:
+        """A message of ``child`` is in ``frame``, which is left alone until the answer."""
+        self._start = None
+        super().receive(child, frame)
 
     @property
     def weights(self) -> np.ndarray:
         """A copy of the whole vector, shape (manifest.size,)."""
         if self._settled is not None:
             return self._settled[0]
+        if self._start is not None:
+            return self._start.copy()
         out = np.empty(self._whole.size, np.float32)
         out[: self._slices[0].stop] = self._outbox.weights
         self._reader.read(out, self.version)

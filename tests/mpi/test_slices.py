@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from nnlo.algo import Algo
 from nnlo.errors import ConfigError
 from nnlo.model.manifest import Manifest
-from nnlo.mpi.slices import cut, cut_state, join_states
+from nnlo.mpi.loopback import Loopback
+from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.replica import Nobody
+from nnlo.mpi.slices import WholeMaster, cut, cut_state, join_states
 
 
 def manifest(n_trainable, n_state=0):
@@ -49,3 +53,15 @@ def test_states_that_are_cut_join_to_what_they_were():
 def test_a_state_of_one_shape_per_weight_only_is_cut():
     piece = cut(manifest(100), 2)[1]
     assert cut_state({"count": np.array([7])}, piece, 100)["count"].tolist() == [7]
+
+
+def test_weights_before_the_first_message_are_had_without_asking_the_others():
+    whole = manifest(40, 3)
+    first = np.arange(43, dtype=np.float32)
+    slices = cut(whole, 2)
+    own = slices[0]
+    half = Algo("sgd").master(own.n_trainable, 1)
+    protocol, link = MasterProtocol([2]), Loopback()
+    master = WholeMaster(own, half, protocol, link, Nobody(), first[own.start : own.stop])
+    master.know(None, slices, whole, first)  # to ask would fail
+    np.testing.assert_array_equal(master.weights, first)
