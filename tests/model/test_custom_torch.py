@@ -230,7 +230,7 @@ def test_the_whole_and_each_network_are_saved_for_plain_torch(tmp_path):
 def test_gradients_are_refused_with_the_remedy():
     adapter = adapter_of()
     assert not adapter.has_gradient
-    with pytest.raises(ModelError, match="local steps such as easgd .* --worker-optimizer NAME"):
+    with pytest.raises(ModelError, match="or downpour with --worker-optimizer NAME"):
         adapter.gradient((X, Y), flat(adapter))
     with pytest.raises(ModelError, match="must be trained by local steps"):
         adapter.apply_gradient(flat(adapter))
