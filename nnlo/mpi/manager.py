@@ -52,6 +52,10 @@ class MPIManager:
         listeners: Sequence[Listener] = (),
         **settings: Any,
     ) -> None:
+        if not hasattr(algo, "has_master"):
+            raise ConfigError(
+                f"algo must be an algorithm, got {algo!r}; make one by Algo(mode='downpour')"
+            )
         self.algo = algo
         self.settings = RunSettings.make(**settings)
         self.history: History | None = None
@@ -103,7 +107,8 @@ class MPIManager:
         manifest = self.adapter.manifest
         return (
             f"{manifest.n_trainable:,} weights, {self._job.data.n_samples:,} samples an epoch, "
-            f"{self.settings.num_epochs} epochs, {self._topology.describe()}{self._restored()}"
+            f"{self.settings.num_epochs} epochs, {type(self.algo).__name__}, "
+            f"{self._topology.describe()}{self._restored()}"
         )
 
     def _restored(self) -> str:

@@ -143,10 +143,10 @@ class Topology:
         if not self.has_master:
             return f"{self.n_ranks} ranks alike"
         n = len(self.sub_masters)
-        masters = f"a master, {n} sub-masters" if n else "a master"
+        masters = f"a master, {_some(n, 'sub-master')}" if n else "a master"
         if self.n_shards > 1:
             masters = f"{self.n_shards} masters that share the weights"
-        return f"{masters} and {self.n_workers} workers{ring}"
+        return f"{masters} and {_some(self.n_workers, 'worker')}{ring}"
 
     def remarks(self) -> list[str]:
         """Where the shape is not quite what was asked for."""
@@ -164,6 +164,10 @@ class Topology:
                 f"of {' and '.join(map(str, sorted(sizes)))}"
             )
         return remarks
+
+
+def _some(n: int, thing: str) -> str:
+    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def split(them: tuple[T, ...], n: int) -> tuple[tuple[T, ...], ...]:
