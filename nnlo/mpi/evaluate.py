@@ -168,7 +168,13 @@ class Background:
     def __init__(self, in_line: bool = False, spans: Spans | None = None) -> None:
         self._spans = spans or Spans()
         self.cancelled = threading.Event()  # asks a validation under way to give up
+        self.deadline = math.inf  # on time.perf_counter, of one in line: nobody can ask it
         self._pool = None if in_line else ThreadPoolExecutor(1, "nnlo-background")
+
+    def is_cancelled(self) -> bool:
+        """Whether a validation under way must give up."""
+        is_late = self._pool is None and time.perf_counter() > self.deadline
+        return is_late or self.cancelled.is_set()
 
     def submit(self, task: Callable[..., Any], *args: Any) -> "Future[Any]":
         """Start ``task(*args)``; its result or exception is in the future."""

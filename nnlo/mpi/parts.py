@@ -133,7 +133,7 @@ class Parts:
             evaluate,
             self.prepared.adapter,
             self.prepared.validation,
-            is_cancelled=background.cancelled.is_set,
+            is_cancelled=background.is_cancelled,
             recalibrate=recalibrate,
         )
 

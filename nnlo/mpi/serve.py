@@ -14,7 +14,7 @@ from nnlo.mpi.frame import Frame
 from nnlo.mpi.link import Backoff
 from nnlo.mpi.loopback import Middle
 from nnlo.mpi.master import Master
-from nnlo.mpi.root import Root
+from nnlo.mpi.root import LAST_VALIDATION_S, Root
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,7 @@ def signals(root: Root) -> Iterator[None]:
 
     def note(number: int, _frame: FrameType | None) -> None:
         root.interrupted = f"interruption ({signal.Signals(number).name})"
+        root.background.deadline = time.perf_counter() + LAST_VALIDATION_S
 
     with _handlers(note):
         yield

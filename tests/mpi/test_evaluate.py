@@ -1,5 +1,7 @@
 """Validation, and the state S taken anew from training batches."""
 
+import signal
+import time
 from concurrent.futures import CancelledError
 from itertools import islice
 
@@ -14,8 +16,11 @@ from nnlo.algo import Algo  # noqa: E402
 from nnlo.data import Data  # noqa: E402
 from nnlo.errors import ModelError  # noqa: E402
 from nnlo.model import ModelBuilder, build_adapter  # noqa: E402
-from nnlo.mpi.evaluate import Recalibration, evaluate  # noqa: E402
+from nnlo.mpi.evaluate import Background, Recalibration, evaluate  # noqa: E402
 from nnlo.mpi.manager import MPIManager  # noqa: E402
+from nnlo.mpi.plan import RootPlan  # noqa: E402
+from nnlo.mpi.root import Root  # noqa: E402
+from nnlo.mpi.serve import signals  # noqa: E402
 from tests.mpi.fakes import LinearModel, LineData  # noqa: E402
 
 
@@ -236,3 +241,15 @@ def test_a_run_refuses_what_has_no_effect():
     )
     with pytest.raises(ModelError, match="it has no effect"):
         manager.train()
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+def test_a_validation_in_line_gives_up_after_a_signal_as_nobody_can_ask_it(in_line):
+    root = Root(RootPlan(1, 1, ()), Background(in_line))
+    with root.background, signals(root):
+        assert not root.background.is_cancelled()
+        signal.raise_signal(signal.SIGUSR1)
+        assert not root.background.is_cancelled()  # it may soon be through
+        assert root.background.deadline < time.perf_counter() + 2.0
+        root.background.deadline = 0.0
+        assert root.background.is_cancelled() == in_line
