@@ -1,5 +1,6 @@
 """What each role does with its parts: the loops of one run, over MPI or in one process."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -63,12 +64,15 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     master, end = together(comm, make)
     comm.bcast(master.rate)
     end.open()
+    earlier = copy.deepcopy(root.history.ranks)  # of the run that goes on
     with root.background, signals(root):
         if serve(master, end, root):
             master.settle()
             end.close()
-            # The root has heard sub-masters only; they have heard the workers.
-            root.history.ranks = gather(None) or root.history.ranks
+            if books := gather(None):
+                # The root has heard sub-masters only; they have heard the workers.
+                rows = {rank: [*earlier.get(rank, []), *new] for rank, new in books.items()}
+                root.history.ranks = earlier | rows
         else:
             abandon()
         _finish(root, master)

@@ -161,3 +161,15 @@ def test_an_exception_on_any_rank_ends_all_with_rank_host_and_traceback(
     assert ended.code == 1
     assert f"rank {rank} on " in ended.errors[0]
     assert ended.output.count("ValueError: a bad pixel") == 1
+
+
+def test_a_restored_tree_keeps_the_books_of_its_workers(train, tmp_path):
+    words = ("--n-masters", 2, "--checkpoint", "cp", "--checkpoint-interval", 1)
+    assert train(4, *words, "--epochs", 1).code == 0
+    ended = train(4, *words, "--epochs", 2, "--restore", "cp")
+    assert ended.code == 0, ended.output
+    history = json.loads((tmp_path / "runs" / "tiny-train" / "history.json").read_text())
+    assert {rank: [row["epoch"] for row in rows] for rank, rows in history["ranks"].items()} == {
+        "2": [1, 2],
+        "3": [1, 2],
+    }
