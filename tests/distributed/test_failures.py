@@ -59,7 +59,7 @@ def test_a_missing_list_is_named_and_nothing_but_an_empty_folder_is_left(train, 
         ({"features": "images"}, "--features-name"),
         ({"value": np.nan}, r"rank \d on .* the loss must be finite, got nan in epoch 1, batch 1"),
         ({"classes": 3}, r"rank \d on .* labels of shape \(batch, 3\)"),
-        ({"n": 2}, "4 workers for 2 samples; start at most 3 ranks"),
+        ({"n": 2}, "4 of them for 2 samples; start at most 3 ranks"),
     ],
 )
 def test_data_that_cannot_be_used(train, listed, options, expected):
