@@ -81,17 +81,8 @@ class Allreduce(Recipe):
 
     @classmethod
     def make(cls, **options: Any) -> Self:
-        """Options that are no fields are numbers of the optimizer.
-
-        Without an optimizer and a learning rate it is adam, whose rate is scaled by the root of
-        the number of ranks: N ranks take steps of N batches, so an epoch has an Nth of the
-        steps, and a rate that suits one rank is slow for them. The root keeps the variance of a
-        step what it is on one rank; "linear" is faster for a few ranks, but for dozens adam's
-        rate would be past any that trains. Who names an optimizer or a rate gets it as it is.
-        """
+        """Options that are no fields are numbers of the optimizer, by default adam."""
         numbers = split_numbers(cls, options)
-        if "optimizer" not in options and "learning_rate" not in numbers:
-            options = {"scaling": "sqrt"} | options
         optimizer = make_optimizer(options.pop("optimizer", "adam"), **numbers)
         return cls(optimizer, **options)
 
