@@ -15,7 +15,7 @@ Schema 1::
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from typing import Any
 from nnlo.files import write_text
 
 Record = dict[str, Any]
+
+AMOUNTS = ("steps", "busy_s", "wait_s")
+"""What adds up in the rows of a rank; its metrics are means over samples."""
 
 
 @dataclass
@@ -62,6 +65,15 @@ class History:
             row[name] = float((row[name] * before + total) / row["samples"])
         for name, amount in amounts.items():
             row[name] += amount
+
+    def add_ranks(self, ranks: Mapping[str, Sequence[Record]]) -> None:
+        """Count the rows of another book; an epoch that both have becomes one row."""
+        for rank, rows in ranks.items():
+            for row in rows:
+                amounts = {name: row[name] for name in AMOUNTS}
+                others = row.keys() - {"epoch", "samples", *AMOUNTS}
+                sums = {name: row[name] * row["samples"] for name in row if name in others}
+                self.add_to_rank(int(rank), row["epoch"], row["samples"], sums, **amounts)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

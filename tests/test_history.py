@@ -39,3 +39,17 @@ def test_values_are_those_of_the_epochs_that_have_the_metric():
 def test_two_histories_share_nothing():
     History().epochs.append({"epoch": 1})
     assert History().epochs == []
+
+
+def test_books_join_with_one_row_an_epoch():
+    one, other = History(), History()
+    one.add_to_rank(2, 1, 10, {"loss": 20.0}, steps=1, busy_s=0.5, wait_s=0.0)
+    other.add_to_rank(2, 1, 30, {"loss": 0.0}, steps=3, busy_s=1.0, wait_s=0.5)
+    other.add_to_rank(2, 2, 40, {"loss": 4.0}, steps=4, busy_s=1.0, wait_s=0.5)
+    one.add_ranks(other.ranks)
+    assert [(row["epoch"], row["samples"], row["steps"]) for row in one.ranks["2"]] == [
+        (1, 40, 4),
+        (2, 40, 4),
+    ]
+    assert [row["loss"] for row in one.ranks["2"]] == [0.5, 0.1]
+    assert one.ranks["2"][0]["busy_s"] == 1.5

@@ -71,8 +71,8 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
             end.close()
             if books := gather(None):
                 # The root has heard sub-masters only; they have heard the workers.
-                rows = {rank: [*earlier.get(rank, []), *new] for rank, new in books.items()}
-                root.history.ranks = earlier | rows
+                root.history.ranks = earlier
+                root.history.add_ranks(books)
         else:
             abandon()
         _finish(root, master)
