@@ -46,7 +46,7 @@ class Branch:
         self._up = up
         self._version = 0
         self._samples = self._steps = self._updates = 0
-        self._epoch = 0
+        self._position = (0, 0)
         self._pulled = False
         self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
         self._missing: set[int] | None = None  # children whose state a checkpoint waits for
@@ -66,7 +66,7 @@ class Branch:
         """An update of ``child`` has been applied."""
         self._samples += header.n_samples
         self._steps += header.n_steps
-        self._epoch = max(self._epoch, header.epoch)
+        self._position = max(self._position, (header.epoch, header.batch))
         self._up.tail[N_TIMES:] += tail[N_TIMES:]
         count_rank(self.history, header, tail, self._plan.metric_names)
 
@@ -128,7 +128,8 @@ class Branch:
             flags=flags,
             n_samples=self._samples,
             n_steps=self._steps,
-            epoch=self._epoch,
+            epoch=self._position[0],
+            batch=self._position[1],
             n_extra=n_extra,
         )
 

@@ -162,7 +162,7 @@ class SubMaster:
             min((header.version for header in headers), default=0),
             sum(header.n_samples for header in headers),
             sum(header.n_steps for header in headers),
-            max((header.epoch for header in headers), default=0),
+            *max(((header.epoch, header.batch) for header in headers), default=(0, 0)),
             layout=self._manifest.hash32,
             n_merged=sum(header.n_merged for header in headers),
             n_extra=n_extra,
