@@ -26,7 +26,9 @@ from nnlo.algo import MODES
 from nnlo.cli.threads import THREAD_NAMES
 
 PLAIN = "plain"
-MODELS = {"mnist": "Keras", "mnist_torch": "torch"}
+TWIN = str(Path(__file__).resolve().parents[1] / "examples" / "example_mnist_torch.py")
+MODELS = {"mnist": "Keras", TWIN: "torch"}
+"""The same network twice."""
 SHAPES = {
     "three": ("3 ranks", ["-n", "3"], []),
     "star": ("7 ranks", ["-n", "7"], []),
@@ -57,7 +59,7 @@ def main() -> None:
     """Run what is asked for and not known yet, then print the table."""
     options = parse(sys.argv[1:])
     if options.part:
-        fit = {"mnist": fit_keras, "mnist_torch": fit_torch}[options.part]
+        fit = {"mnist": fit_keras, TWIN: fit_torch}[options.part]
         options.out.write_text(json.dumps(fit(options, options.seeds[0])))
         return
     options.data = options.data.resolve()
@@ -78,7 +80,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder with train_mnist.list")
-    add("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    add("--models", nargs="+", choices=MODELS, default=list(MODELS), metavar="MODEL")
     add("--modes", nargs="+", choices=[PLAIN, *MODES], default=[PLAIN, *MODES])
     add("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     add("--seeds", nargs="+", type=int, default=[0], help="a run each; the table has medians")
@@ -216,7 +218,7 @@ def fit_torch(options: argparse.Namespace, seed: int) -> list[float]:
     from nnlo.model import load_builder
 
     torch.manual_seed(seed)
-    model = load_builder("mnist_torch").build_model()
+    model = load_builder(TWIN).build_model()
     optimizer = torch.optim.Adam(model.parameters())
     x, y = (torch.from_numpy(one) for one in arrays(options, "train"))
     test, truth = (torch.from_numpy(one) for one in arrays(options, "test"))
