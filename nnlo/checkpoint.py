@@ -43,7 +43,12 @@ class Checkpoint:
 
     def part(self, prefix: str) -> Arrays:
         """The arrays whose names start with ``prefix``, without it."""
-        return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+        return part(self.arrays, prefix)
+
+
+def part(arrays: Arrays, prefix: str) -> Arrays:
+    """Those whose names start with ``prefix``, without it."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def read(path: Path) -> Checkpoint:

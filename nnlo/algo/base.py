@@ -18,6 +18,10 @@ State = dict[str, NDArray[Any]]
 """Arrays by name: what a restart needs to go on exactly."""
 
 
+Merge = Literal["mean", "sum"]
+"""How several updates become one: a mean weighted by samples, or a plain sum."""
+
+
 class Update(NamedTuple):
     """What one child sent up, as the master half sees it."""
 
@@ -79,8 +83,8 @@ class Algorithm(Protocol):
     pulls: ClassVar[bool]
     """Whether a worker asks for the master's present weights right before it pushes."""
 
-    merge: ClassVar[Literal["mean", "sum"]]
-    """How several updates become one: a mean weighted by samples, or a plain sum."""
+    merge: ClassVar[Merge]
+    """How several updates become one, at the master and at sub-masters."""
 
     has_master: ClassVar[bool]
     """False where every rank applies the same reduced gradient to its own copy."""

@@ -11,14 +11,15 @@ With tau = 1 on f(x) = x^2 / 2, workers in turn are stable for eta <= 1 up to
 alpha = (4 - 2 eta) / (4 - 3 eta), which contains the paper's (4 - 2 eta) / (4 - eta).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from nnlo.algo import kernels
-from nnlo.algo.base import State, Update, Vector
+from nnlo.algo.adding import AddingMaster
+from nnlo.algo.base import Merge, State, Vector
 from nnlo.algo.recipe import (
     Recipe,
     check_local_optimizer,
@@ -26,7 +27,6 @@ from nnlo.algo.recipe import (
     check_sync_every,
     check_worker_rate,
     load_slots,
-    vectors,
 )
 from nnlo.errors import ConfigError
 
@@ -58,7 +58,7 @@ class EASGD(Recipe):
     aliases: ClassVar[Mapping[str, str]] = {"elastic_lr": "worker_learning_rate"}
     also: ClassVar[tuple[str, ...]] = ("elastic_momentum",)
     pulls: ClassVar[bool] = True
-    merge: ClassVar[Literal["mean", "sum"]] = "sum"
+    merge: ClassVar[Merge] = "sum"
 
     def __post_init__(self) -> None:
         check_sync_every(self.sync_every)
@@ -101,8 +101,8 @@ class EASGD(Recipe):
     def worker(self, n_trainable: int, n_workers: int) -> "EASGDWorker":
         return EASGDWorker(n_trainable, self.elastic_force / n_workers)
 
-    def master(self, n_trainable: int, n_workers: int) -> "AddingMaster":
-        return AddingMaster(self.learning_rate, total)
+    def master(self, n_trainable: int, n_workers: int) -> AddingMaster:
+        return AddingMaster(self.learning_rate, self.merge)
 
 
 class EASGDWorker:
@@ -139,39 +139,6 @@ class EASGDWorker:
     def load_state(self, state: State) -> None:
         load_slots("an EASGD worker", {"x": self._x}, state)
         self._restored = True
-
-
-class AddingMaster:
-    """Adds the combination of the updates to the weights, and remembers nothing.
-
-    combine: ``(vector, scale)`` of updates, of which it may overwrite the first vector.
-    learning_rate: what callbacks and schedules change for the workers; the updates that come
-    have been scaled by it already, so that no arithmetic is done with it here.
-    """
-
-    def __init__(
-        self, learning_rate: float, combine: Callable[[Sequence[Update]], tuple[Vector, float]]
-    ) -> None:
-        self.learning_rate = learning_rate
-        self._combine = combine
-
-    def apply(self, weights: Vector, updates: Sequence[Update], out: Vector) -> None:
-        vector, scale = self._combine(updates)
-        kernels.add(weights, vector, scale, out)
-
-    def state(self) -> State:
-        return {}
-
-    def load_state(self, state: State) -> None:
-        load_slots("this master", {}, state)
-
-
-def total(updates: Sequence[Update]) -> tuple[Vector, float]:
-    """The plain sum of the vectors: each elastic difference has left its worker in full."""
-    first, *others = vectors(updates)
-    for other in others:
-        kernels.accumulate(first, other, 1.0)
-    return first, 1.0
 
 
 def _elastic(x: Vector, w: Vector, kept: Vector, alpha: np.float32) -> None:

@@ -19,23 +19,21 @@ synchronous round is one worker's step with a W times larger batch, and the spee
 steps is for asynchronous workers, whose commits are applied one by one, in full.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from nnlo.algo import kernels
-from nnlo.algo.base import State, Update, Vector
-from nnlo.algo.easgd import AddingMaster
+from nnlo.algo.adding import AddingMaster
+from nnlo.algo.base import State, Vector
 from nnlo.algo.recipe import (
     Recipe,
     check_number,
     check_sync_every,
     check_worker_rate,
     load_slots,
-    samples,
-    vectors,
 )
 from nnlo.errors import ConfigError
 
@@ -95,7 +93,7 @@ class GEM(Recipe):
         return GEMWorker(self, n_trainable)
 
     def master(self, n_trainable: int, n_workers: int) -> AddingMaster:
-        return AddingMaster(self.learning_rate, _mean)
+        return AddingMaster(self.learning_rate, self.merge)
 
 
 class GEMWorker:
@@ -141,10 +139,6 @@ class GEMWorker:
     def load_state(self, state: State) -> None:
         load_slots("a GEM worker", self._slots, state)
         self._restored = True
-
-
-def _mean(updates: Sequence[Update]) -> tuple[Vector, float]:
-    return kernels.weighted_mean(vectors(updates), samples(updates))
 
 
 def _commit(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlo.algo.base import Merge
 from nnlo.errors import ModelError
 
 Vector = NDArray[np.float32]
@@ -95,6 +96,17 @@ def weighted_mean(vectors: Sequence[Vector], n_samples: Sequence[int]) -> tuple[
     for vector, count in zip(vectors[1:], n_samples[1:], strict=True):
         accumulate(total, vector, count / first)
     return total, first / sum(n_samples)
+
+
+def merged(
+    merge: Merge, vectors: Sequence[Vector], n_samples: Sequence[int]
+) -> tuple[Vector, float]:
+    """``weighted_mean``, or the same for a plain sum, as ``merge`` says."""
+    if merge == "mean":
+        return weighted_mean(vectors, n_samples)
+    for vector in vectors[1:]:
+        accumulate(vectors[0], vector, 1.0)
+    return vectors[0], 1.0
 
 
 def norm(vector: Vector) -> float:

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nnlo.algo.base import State, Update, Vector
+from nnlo.algo.base import Merge, State, Update, Vector
 from nnlo.errors import CheckpointError, ConfigError
 
 _POSITIVE = ("learning_rate", "epsilon", "kappa", "elastic_force")
@@ -27,7 +27,7 @@ class Recipe:
     aliases: ClassVar[Mapping[str, str]] = {}
     also: ClassVar[tuple[str, ...]] = ()
     pulls: ClassVar[bool] = False
-    merge: ClassVar[Literal["mean", "sum"]] = "mean"
+    merge: ClassVar[Merge] = "mean"
     has_master: ClassVar[bool] = True
 
     @property

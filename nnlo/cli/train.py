@@ -122,9 +122,7 @@ def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | Non
 
 
 def _role(comm: "MPI.Intracomm | None") -> str:
-    if comm is None:
-        return "train"
-    return "rank 0" if comm.rank == 0 else f"rank {comm.rank}"
+    return "train" if comm is None else f"rank {comm.rank}"
 
 
 def _make_folder(options: TrainOptions, name: str, rank: int) -> RunDirectory:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnlo.algo.base import WorkerHalf
+from nnlo.algo.base import MasterHalf, State, WorkerHalf
+from nnlo.checkpoint import part
 from nnlo.errors import WorkerFailed
 from nnlo.history import History
 from nnlo.mpi.failure import describe, write_failure
@@ -193,3 +194,9 @@ class Branch:
     def landing(self) -> Frame | None:
         """The parent's answer may be received anywhere."""
         return None
+
+
+def load_branch_state(state: State, below: MasterHalf, above: WorkerHalf) -> None:
+    """Put back what a branch sent for a checkpoint into its two halves."""
+    below.load_state(part(state, "master/"))
+    above.load_state(part(state, "algo/"))

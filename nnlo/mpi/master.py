@@ -7,14 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from nnlo.algo.base import MasterHalf, State, Update
-from nnlo.errors import ProtocolError, WorkerFailed
+from nnlo.errors import WorkerFailed
+from nnlo.mpi.arrival import read_arrival
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import ERROR_BYTES, N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.outbox import Link, Outbox
 from nnlo.mpi.protocol import (
     Action,
     Apply,
-    Arrived,
     MasterProtocol,
     Release,
     Reply,
@@ -149,23 +149,16 @@ class Master:
     def receive(self, child: int, frame: Frame) -> None:
         """A message of ``child`` is in ``frame``, which is left alone until the answer."""
         header = frame.header
-        if header.layout != self._manifest.hash32:
-            raise ProtocolError(
-                f"all ranks must train the same model, got another layout from rank {child}; "
-                "check that the model file is the same on all nodes"
-            )
+        arrived = read_arrival(child, header, self._manifest.hash32)
         if header.kind is Kind.ERROR:
             # First, so that whoever waits for this child hears of it.
             self.fail(WorkerFailed(*read_failure(frame)))
-            self._carry_out(self._protocol.on(Arrived(child, has_update=False, leaves=True)))
+            self._carry_out(self._protocol.on(arrived))
             return
-        leaves = header.kind is Kind.BYE
         if header.flags & Flag.HAS_STATE:
-            self._observer.state_came(child, frame.extra.tobytes(), leaves)
+            self._observer.state_came(child, frame.extra.tobytes(), arrived.leaves)
         self._inbox[child] = frame
-        has_update = bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0
-        pulls = bool(header.flags & Flag.PULLS)
-        self._carry_out(self._protocol.on(Arrived(child, has_update, leaves, pulls)))
+        self._carry_out(self._protocol.on(arrived))
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

@@ -10,7 +10,7 @@ import numpy as np
 
 from nnlo.algo.base import Algorithm
 from nnlo.checkpoint import CheckpointStore
-from nnlo.mpi.branch import Branch, BranchPlan
+from nnlo.mpi.branch import Branch, BranchPlan, load_branch_state
 from nnlo.mpi.callbacks import KerasCallbacks
 from nnlo.mpi.evaluate import Background, Recalibration, evaluate
 from nnlo.mpi.frame import Frame
@@ -218,7 +218,7 @@ class Parts:
         children = self.topology.children(self.rank)
         below = own.master(manifest.n_trainable, len(children))
         if prepared.own_state:
-            _load_branch(prepared.own_state, below, half)
+            load_branch_state(prepared.own_state, below, half)
         master = Master(
             manifest,
             below,
@@ -281,11 +281,3 @@ class Parts:
             ),
             spans=self.spans,
         )
-
-
-def _load_branch(state: dict[str, Any], below: Any, above: Any) -> None:
-    def part(prefix: str) -> dict[str, Any]:
-        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-    below.load_state(part("master/"))
-    above.load_state(part("algo/"))

@@ -5,14 +5,14 @@ what they brought goes up as one update, so that the root hears from few instead
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from nnlo.algo import kernels
-from nnlo.errors import ProtocolError
+from nnlo.algo.base import Merge
 from nnlo.history import History
 from nnlo.model.manifest import Manifest
+from nnlo.mpi.arrival import read_arrival
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     N_TIMES,
@@ -28,7 +28,6 @@ from nnlo.mpi.outbox import Link, Outbox
 from nnlo.mpi.protocol import (
     Action,
     Apply,
-    Arrived,
     MasterProtocol,
     Release,
     Reply,
@@ -48,7 +47,7 @@ class SubMaster:
         self,
         rank: int,
         manifest: Manifest,
-        merge: Literal["mean", "sum"],
+        merge: Merge,
         protocol: MasterProtocol,
         link: Link,
         up: Frame,
@@ -79,23 +78,17 @@ class SubMaster:
     def receive(self, child: int, frame: Frame) -> None:
         """A message of ``child`` is in ``frame``, which is left alone until the answer."""
         header = frame.header
-        if header.layout != self._manifest.hash32:
-            raise ProtocolError(
-                f"all ranks must train the same model, got another layout from rank {child}; "
-                "check that the model file is the same on all nodes"
-            )
+        arrived = read_arrival(child, header, self._manifest.hash32)
         if header.kind is Kind.ERROR:
             self._fail_with(frame)
-            self._carry_out(self._protocol.on(Arrived(child, has_update=False, leaves=True)))
+            self._carry_out(self._protocol.on(arrived))
             return
         self._inbox[child] = frame
         if header.flags & Flag.HAS_STATE:
             self._states[child] = unpack_arrays(frame.extra.tobytes())
             if self._missing is not None:
                 self._missing.discard(child)
-        has_update = bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0
-        leaves, pulls = header.kind is Kind.BYE, bool(header.flags & Flag.PULLS)
-        self._carry_out(self._protocol.on(Arrived(child, has_update, leaves, pulls)))
+        self._carry_out(self._protocol.on(arrived))
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -183,14 +176,9 @@ class SubMaster:
 
     def _merge_vectors(self, frames: Sequence[Frame], n_samples: Sequence[int]) -> None:
         n, total = self._manifest.n_trainable, self._up.vector
-        if self._merge == "sum":
-            total[:n] = frames[0].vector[:n]
-            for frame in frames[1:]:
-                kernels.accumulate(total[:n], frame.vector[:n], 1.0)
-        else:
-            vectors = [frame.vector[:n] for frame in frames]
-            merged, scale = kernels.weighted_mean(vectors, n_samples)
-            np.multiply(merged, np.float32(scale), out=total[:n])
+        vectors = [frame.vector[:n] for frame in frames]
+        merged, scale = kernels.merged(self._merge, vectors, n_samples)
+        np.multiply(merged, np.float32(scale), out=total[:n])
         if self._manifest.n_state:
             states = np.stack([frame.vector[n:] for frame in frames])
             total[n:] = np.average(states, axis=0, weights=n_samples)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlo.algo.base import State, Vector, WorkerHalf
+from nnlo.checkpoint import part
 from nnlo.data import Data
 from nnlo.errors import TrainingError
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
@@ -271,13 +272,9 @@ def load_worker_state(
 
     weights: those from which it will ``run``; an S of its own is written to them.
     """
-    adapter.load_local_state(_part(state, "model/"))
-    half.load_state(_part(state, "algo/"))
+    adapter.load_local_state(part(state, "model/"))
+    half.load_state(part(state, "algo/"))
     if "state" in state:
         weights[adapter.manifest.n_trainable :] = state["state"]
     epoch, batch = (int(value) for value in state["position"])
     return epoch, batch
-
-
-def _part(state: State, prefix: str) -> State:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
