@@ -185,6 +185,10 @@ def _make_manager(
         checkpoint_interval=options.checkpoint_interval,
         restore=folder.checkpoint(options.restore),
         timeline=options.timeline,
+        spares=options.spares,
+        suspect_after=options.suspect_after,
+        on_worker_error=options.on_worker_error,
+        max_refused=options.max_refused,
     )
 
 

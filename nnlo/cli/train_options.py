@@ -7,13 +7,15 @@ from nnlo.algo.staleness import POLICIES
 from nnlo.cli.options import option
 from nnlo.errors import ConfigError
 from nnlo.log import LEVELS
+from nnlo.mpi.settings import WORKER_ERROR
 
-MODEL, TRAIN, ALGO, STOP, OUT = (
+MODEL, TRAIN, ALGO, STOP, OUT, FAULTS = (
     "model and data",
     "training",
     "algorithm",
     "validation and stopping",
     "output and checkpoints",
+    "faults (docs/faults.md)",
 )
 
 
@@ -233,6 +235,26 @@ class TrainOptions:
     timeline: bool = option(OUT, False, "write a Chrome trace of what each rank did when", bool)
     verbose: bool = option(OUT, False, "show every update and all log lines", bool)
     log_level: str = option(OUT, "info", "lowest level that is logged", choices=[*LEVELS])
+
+    on_worker_error: str = option(
+        FAULTS,
+        "abort",
+        "when a worker's code raises: end the run, or go on without it",
+        choices=[*WORKER_ERROR],
+    )
+    suspect_after: float = option(
+        FAULTS,
+        60.0,
+        "seconds of silence (or 10 times a worker's rhythm) after which rounds close without it; "
+        "10 times as long ends it; 0: never",
+        float,
+    )
+    spares: int = option(
+        FAULTS, 0, "ranks that wait to take a lost one's place (nnlorun --fault-tolerant)", int
+    )
+    max_refused: int = option(
+        FAULTS, 10, "updates in a row that are not finite after which the run ends", int
+    )
 
     def __post_init__(self) -> None:
         if not self.model:

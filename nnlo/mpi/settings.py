@@ -11,6 +11,10 @@ from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.topology import Topology
 
 
+WORKER_ERROR = ("abort", "continue")
+"""What may become of a run when the code of a worker raises."""
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The numbers and names of a run.
@@ -31,6 +35,12 @@ class RunSettings:
     checkpoint: path of the checkpoints without "-<epoch>.npz", or None for none.
     restore: a checkpoint file, or such a path, of which the newest whole file is taken.
     timeline: note what each rank does when.
+    spares: ranks that wait to take the place of a lost one; needs an MPI that survives losses.
+    suspect_after: seconds of silence, or ten times a worker's own rhythm where that is longer,
+        after which rounds close without it; ten times as much ends it. 0 waits for ever.
+    on_worker_error: "abort" ends the run when a worker's code raises, "continue" goes on
+        without that worker.
+    max_refused: non-finite updates in a row after which the run ends.
     """
 
     num_epochs: int = 1
@@ -51,6 +61,10 @@ class RunSettings:
     checkpoint_interval: int = 5
     restore: Path | None = None
     timeline: bool = False
+    spares: int = 0
+    suspect_after: float = 60.0
+    on_worker_error: str = "abort"
+    max_refused: int = 10
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "validate_every", "checkpoint_interval"):
@@ -59,6 +73,21 @@ class RunSettings:
                 raise ConfigError(
                     f"{name} must be a whole number of epochs, at least 1, got {value!r}"
                 )
+        if self.on_worker_error not in WORKER_ERROR:
+            raise ConfigError(
+                f"on_worker_error must be one of {', '.join(WORKER_ERROR)}, "
+                f"got {self.on_worker_error!r}"
+            )
+        if not self.suspect_after >= 0.0:
+            raise ConfigError(
+                f"suspect_after must be seconds, not negative, got {self.suspect_after}; "
+                "0 waits for ever"
+            )
+        if self.spares < 0 or self.max_refused < 1:
+            raise ConfigError(
+                "spares must not be negative and max_refused be at least 1, "
+                f"got {self.spares} and {self.max_refused}; leave them out for the defaults"
+            )
         if not isinstance(self.recalibrate, int) or self.recalibrate < 0:
             raise ConfigError(
                 f"recalibrate must be a whole number of batches, not negative, "

@@ -21,7 +21,7 @@ HEADERS = st.builds(
     batch=SHORT,
     layout=SHORT,
     rate=st.floats(allow_nan=False),
-    spare=st.integers(0, 2**32 - 1),
+    stint=st.integers(0, 2**32 - 1),
     n_merged=st.integers(0, 2**32 - 1),
     n_extra=LONG,
 )
