@@ -56,7 +56,7 @@ KERAS = (
     "nnlo.callbacks",
 )
 HEAVY = {
-    "mpi4py": ("nnlo.mpi.link",),
+    "mpi4py": ("nnlo.mpi.link", "nnlo.mpi.ulfm"),
     "keras": KERAS,
     "tensorflow": KERAS,
     "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch"),

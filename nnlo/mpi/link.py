@@ -1,6 +1,6 @@
 """Frames over MPI: the master's end, the worker's end, and waiting without burning a core.
 
-The only file of the package that imports mpi4py.
+With ``ulfm`` the only file of the package that imports mpi4py.
 """
 
 import os
@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +120,12 @@ class Backoff:
             self._delay = min(2 * self._delay, self.LONGEST_S)
 
 
-def wait(request: "MPI.Request") -> None:
-    """Complete ``request`` without burning a core."""
+def wait(request: "MPI.Request", meanwhile: Callable[[], None] | None = None) -> None:
+    """Complete ``request`` without burning a core; ``meanwhile`` is called again and again."""
     backoff = Backoff()
     while not backoff.test(request):
+        if meanwhile is not None:
+            meanwhile()
         backoff.sleep()
 
 

@@ -1,0 +1,121 @@
+"""Losing ranks without losing the job: Open MPI's user-level failure mitigation (ULFM).
+
+A job survives the death of a rank where it was started with ``mpirun --with-ft ulfm``; else MPI
+ends all ranks, and everything here is right and trivial. The second file that imports mpi4py.
+
+What MPI reports of a death depends on the call. A call that names the dead rank fails; so does
+a collective, but not on every rank: who has its result already goes on, and one that waits for a
+live rank waits for ever. So whoever fails in a collective revokes the communicator, which makes
+every call on it fail for all.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from nnlo.mpi import link
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+T = TypeVar("T")
+
+
+class PeersLost(Exception):
+    """A rank that this one needs is dead, or another one has found that and revoked the
+    communicator. Never reaches the user."""
+
+
+def is_on() -> bool:
+    """Whether this job goes on when a rank dies."""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"
+
+
+@contextmanager
+def losses(*comms: "MPI.Intracomm | None") -> Iterator[None]:
+    """Turn the errors of MPI that tell of a death into PeersLost; others pass.
+
+    comms: where a collective is under way, whose error may be any once a rank of it is dead.
+    """
+    if not is_on():
+        yield
+        return
+    from mpi4py import MPI
+
+    try:
+        yield
+    except MPI.Exception as error:
+        kinds = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+        if error.Get_error_class() in kinds or any(_is_hurt(comm) for comm in comms):
+            raise PeersLost(str(error)) from error
+        raise
+
+
+def _is_hurt(comm: "MPI.Intracomm | None") -> bool:
+    return comm is not None and (comm.Is_revoked() or comm.Get_failed().size > 0)
+
+
+def revoke(comm: "MPI.Intracomm | None") -> None:
+    """Make every call on ``comm`` fail, on all its ranks, but those of this file."""
+    if comm is not None and is_on():
+        comm.Revoke()
+
+
+def failed_ranks(comm: "MPI.Intracomm") -> frozenset[int]:
+    """Ranks of ``comm`` that this one knows to be dead."""
+    if not is_on():
+        return frozenset()
+    failed = comm.Get_failed()
+    return frozenset(failed.Translate_ranks(range(failed.size), comm.Get_group()))
+
+
+def agreed(comm: "MPI.Intracomm", flag: bool, meanwhile: Callable[[], None] | None = None) -> bool:
+    """Whether all living ranks say ``flag`` and nobody has died meanwhile; the same on all.
+
+    Collective, also on a revoked communicator. meanwhile: called again and again.
+    """
+    if not is_on():
+        return all(comm.allgather(flag))
+    import numpy as np
+
+    comm.Ack_failed()
+    answer = np.array([flag], np.int32)
+    try:
+        with losses(comm):
+            link.wait(comm.Iagree(answer), meanwhile)
+    except PeersLost:  # raised on all ranks or none
+        return False
+    return bool(answer[0])
+
+
+def shrink(comm: "MPI.Intracomm", meanwhile: Callable[[], None] | None = None) -> "MPI.Intracomm":
+    """A new communicator of the living ranks of ``comm``, in their order; collective.
+
+    ``comm`` is left as it is: to free it would need its dead ranks.
+    meanwhile: called again and again until all are there.
+    """
+    # A Shrink that waits takes a core, and Ishrink fails on a revoked communicator (Open MPI
+    # 5.0.11: ERR_INTERN). The agreement waits politely for the last rank instead.
+    agreed(comm, True, meanwhile)
+    return comm.Shrink()  # type: ignore[return-value]
+
+
+def together_with_survivors(
+    comm: "MPI.Intracomm", step: Callable[["MPI.Intracomm"], T]
+) -> tuple["MPI.Intracomm", T]:
+    """The communicator of the living ranks, and the result of ``step`` on it.
+
+    ``step`` is collective and is repeated on ever smaller communicators until it has succeeded
+    on all their ranks.
+    """
+    while True:
+        result: list[T] = []
+        try:
+            with losses(comm):
+                result.append(step(comm))
+        except PeersLost:
+            revoke(comm)  # others may wait in it for ranks that live
+        if not is_on() or agreed(comm, bool(result)):
+            return comm, result[0]
+        comm = shrink(comm)
