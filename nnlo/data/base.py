@@ -94,6 +94,14 @@ class Data:
         """Samples of all files; counts them if nobody has."""
         return sum(self._known_counts())
 
+    def n_batches(self, shard: int) -> int | None:
+        """Batches of part ``shard`` in an epoch; None where only ``generate_data`` knows."""
+        if self._generates:
+            return None
+        return Plan(
+            tuple(self._known_counts()), self.batch_size, shard=shard, n_shards=self.n_shards
+        ).n_batches
+
     def epoch(self, epoch: int, skip: int = 0) -> Generator[Batch, None, None]:
         """Yield this rank's batches of ``epoch``, from its batch ``skip`` on.
 

@@ -1,16 +1,21 @@
 """The two ends of an exchange over MPI: a master's and a child's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nnlo.mpi import link
-from nnlo.mpi.frame import Frame, Header, Kind
+from nnlo.mpi import link, ulfm
+from nnlo.mpi.frame import Flag, Frame, Header, Kind
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 
 class ParentEnd:
-    """The master's end: one persistent receive a child, tested in turn, never any-source."""
+    """The master's end: one persistent receive a child, tested in turn, never any-source.
+
+    ``lost`` are the children that MPI has found dead, until somebody takes note.
+    """
 
     def __init__(self, comm: "MPI.Intracomm", frames: dict[int, Frame]) -> None:
         """frames: where the messages of each child are received."""
@@ -22,6 +27,8 @@ class ParentEnd:
         self._final = Frame(0)
         self._final.header = Header(Kind.FINAL)
         self._traffic = link.Backoff()
+        self.lost: set[int] = set()
+        self._forgotten: set[int] = set()
 
     def open(self) -> None:
         """Post a receive for every child."""
@@ -30,8 +37,40 @@ class ParentEnd:
             self._listen(child)
 
     def _listen(self, child: int) -> None:
-        self._receives[child].Start()
-        self._listening.append(child)
+        with self._noting_losses(child):
+            self._receives[child].Start()
+            self._listening.append(child)
+
+    @property
+    def awaited(self) -> list[int]:
+        """Children whose turn it is to speak."""
+        return self._listening
+
+    def forget(self, child: int) -> None:
+        """Nothing is expected from ``child`` any more, nor sent to it."""
+        self.lost.discard(child)
+        self._forgotten.add(child)
+        if child in self._listening:
+            self._listening.remove(child)
+        if child in self._sends:
+            # What is left of both transfers stays with MPI, which can neither end them nor
+            # always cancel them.
+            self._sends.pop(child)[1].in_flight -= 1
+
+    @contextmanager
+    def _noting_losses(self, child: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._note(child, error)
+
+    def _note(self, child: int, error: Exception) -> None:
+        """``child`` is dead where ``error`` tells so; else it is raised again."""
+        if not ulfm.tells_of_loss(error):
+            raise error
+        self.lost.add(child)
+        if child in self._listening:
+            self._listening.remove(child)
 
     def arrivals(self) -> list[tuple[int, Frame]]:
         """Messages that have come; a child sends no other before it is answered.
@@ -46,43 +85,65 @@ class ParentEnd:
         return [(child, self._frames[child]) for child in ready]
 
     def _complete(self) -> list[int]:
-        return [c for c in self._listening if self._traffic.test(self._receives[c])]
+        ready = []
+        for child in tuple(self._listening):
+            try:
+                if self._traffic.test(self._receives[child]):
+                    ready.append(child)
+            except Exception as error:
+                self._note(child, error)
+        return ready
 
     def reply(self, child: int, frame: Frame) -> None:
         """Send weights; the frame stays untouched while its ``in_flight`` is above 0."""
         self._finish_send(child)
         self._listen(child)  # before the answer, so that the next UP finds its receive posted
-        frame.in_flight += 1
-        self._sends[child] = (self._comm.Isend(frame.message, child, link.DOWN), frame)
+        self._send(child, frame)
+        if frame.attached:
+            with self._noting_losses(child):
+                link.send_bytes(self._comm, frame.attached, child)
+
+    def _send(self, child: int, frame: Frame) -> None:
+        if child in self._forgotten:
+            return
+        with self._noting_losses(child):
+            request = self._comm.Isend(frame.message, child, link.DOWN)
+            frame.in_flight += 1
+            self._sends[child] = (request, frame)
 
     def release(self, child: int) -> None:
         """Answer a BYE. The child's frame keeps its content: its update may still be pending."""
         self._finish_send(child)
-        self._final.in_flight += 1
-        self._sends[child] = (self._comm.Isend(self._final.message, child, link.DOWN), self._final)
+        self._send(child, self._final)
 
     def reap(self) -> None:
         """Note which sends have ended."""
         for child, (request, _frame) in list(self._sends.items()):
-            if request.Test():
+            is_done = True  # where it has failed, too
+            with self._noting_losses(child):
+                is_done = request.Test()
+            if is_done:
                 self._finish_send(child)
 
     def _finish_send(self, child: int) -> None:
         if child in self._sends:
             request, frame = self._sends.pop(child)
-            link.wait(request)  # the child has it already: it spoke again, or Test said so
             frame.in_flight -= 1
+            with self._noting_losses(child):
+                link.wait(request)  # the child has it already: it spoke again, or Test said so
 
     def close(self) -> None:
         """Complete what is under way and free the requests."""
         for child in list(self._sends):
             self._finish_send(child)
-        for child in self._listening:
-            self._receives[child].Cancel()
-            link.wait(self._receives[child])
+        for child in tuple(self._listening):
+            with self._noting_losses(child):
+                self._receives[child].Cancel()
+                link.wait(self._receives[child])
         self._listening.clear()
-        for request in self._receives.values():
-            request.Free()
+        for child, request in self._receives.items():
+            if child not in self._forgotten:
+                request.Free()
         self._receives.clear()
 
 
@@ -96,8 +157,12 @@ class ChildEnd:
 
     def exchange(self, up: Frame) -> Frame:
         """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""
-        receive = self._comm.Irecv(self.down.buffer, self._parent, link.DOWN)
-        send = self._comm.Isend(up.message, self._parent, link.UP)
-        link.wait(receive)
-        link.wait(send)
+        with ulfm.losses():
+            receive = self._comm.Irecv(self.down.buffer, self._parent, link.DOWN)
+            send = self._comm.Isend(up.message, self._parent, link.UP)
+            link.wait(receive)
+            link.wait(send)
+            self.down.attached = b""
+            if self.down.header.flags & Flag.GIFT:
+                self.down.attached = link.receive_bytes(self._comm, self._parent)
         return self.down

@@ -83,7 +83,8 @@ class Frame:
 
     n_params: length of the vector. n_tail: float64 values before it. capacity: bytes that
     fit behind it. ``in_flight`` counts the sends that still read the buffer: a frame may be
-    written only at 0. ``start``: of the vector, in bytes.
+    written only at 0. ``start``: of the vector, in bytes. ``attached``: sent after a frame of
+    flag GIFT, as a message of its own.
     """
 
     def __init__(self, n_params: int, n_tail: int = 0, capacity: int = 0) -> None:
@@ -97,6 +98,7 @@ class Frame:
         ].view(np.float64)
         self.vector: NDArray[np.float32] = self.buffer[start : self._end].view(np.float32)
         self.in_flight = 0
+        self.attached = b""
 
     @property
     def header(self) -> Header:

@@ -1,5 +1,6 @@
 """A master: carries out what the protocol decides, on the flat vector."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -7,20 +8,26 @@ from typing import Protocol
 import numpy as np
 
 from nnlo.algo.base import MasterHalf, State, Update
-from nnlo.errors import WorkerFailed
+from nnlo.errors import TrainingError, WorkerFailed
 from nnlo.mpi.arrival import read_arrival
+from nnlo.mpi.crew import Crew
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import ERROR_BYTES, N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.outbox import Link, Outbox
 from nnlo.mpi.protocol import (
     Action,
     Apply,
+    Hired,
+    Lost,
     MasterProtocol,
     Release,
     Reply,
     StopAsked,
+    Suspected,
 )
 from nnlo.spans import Spans
+
+log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -73,6 +80,9 @@ class Master:
         self.half = half
         self.version = version
         self.error: Exception | None = None
+        # Where the run survives a worker: who does what. fails_alone: whose code raises leaves.
+        self.crew: Crew | None = None
+        self.fails_alone = False
         self._manifest = manifest
         self._protocol = protocol
         self._link = link
@@ -152,13 +162,54 @@ class Master:
         arrived = read_arrival(child, header, self._manifest.hash32)
         if header.kind is Kind.ERROR:
             # First, so that whoever waits for this child hears of it.
-            self.fail(WorkerFailed(*read_failure(frame)))
+            self._hear_failure(child, WorkerFailed(*read_failure(frame)))
             self._carry_out(self._protocol.on(arrived))
             return
+        if self.crew is not None:
+            self.crew.heard(child, header)
         if header.flags & Flag.HAS_STATE:
             self._observer.state_came(child, frame.extra.tobytes(), arrived.leaves)
         self._inbox[child] = frame
         self._carry_out(self._protocol.on(arrived))
+        if arrived.leaves and self.crew is not None and self.crew.has_gift(child):
+            self._hire(child)  # it left before it could hear of the work that is now its own
+
+    def lose(self, child: int, reason: str) -> None:
+        """``child`` is gone for good: others take over what it has left undone."""
+        if child in self._protocol.active | self._protocol.resting:
+            self._pass_on(child, TrainingError(f"a worker must be left, got rank {child} {reason}"))
+            self._carry_out(self._protocol.on(Lost(child)))
+
+    def suspect(self, child: int) -> None:
+        """``child`` is silent: rounds close without it until it speaks again."""
+        self._carry_out(self._protocol.on(Suspected(child)))
+
+    def _hear_failure(self, child: int, error: WorkerFailed) -> None:
+        if self.crew is None or not self.fails_alone:
+            self.fail(error)
+            return
+        log.error("going on without it: %s", error)
+        self._pass_on(child, error)
+
+    def _pass_on(self, child: int, error: Exception) -> None:
+        """Hand the work of a lost child to others; ``error`` ends the run without any."""
+        if self.crew is None:
+            self.fail(error)
+        if self.crew is None or self.stopping:
+            return
+        takers = self.crew.lose(child, self._protocol.resting, self._protocol.active)
+        if takers is None:
+            self.fail(error)
+            return
+        if takers:
+            log.warning("what rank %d has left undone goes to %s", child, takers)
+        for taker in takers:
+            if taker in self._protocol.resting:
+                self._hire(taker)
+
+    def _hire(self, child: int) -> None:
+        if child in self._protocol.resting:  # else the run stops
+            self._carry_out(self._protocol.on(Hired(child)))
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:
@@ -166,7 +217,7 @@ class Master:
                 case Apply(children):
                     self._try_to_apply(children)
                 case Reply(child):
-                    self._outbox.send(child, self._answer(child))
+                    self._reply(child)
                 case Release(child):
                     self._link.release(child)
 
@@ -222,6 +273,16 @@ class Master:
         base = self._outbox.base(child, version)
         return self._first if base is None else base[: self._manifest.n_trainable]
 
+    def _reply(self, child: int) -> None:
+        heard, gift = self._inbox[child].header, b""
+        # Between a pull and its update a worker is at no place where its work could change.
+        if self.crew is not None and heard.kind is not Kind.PULL and not self.stopping:
+            gift = self.crew.gift(child)
+        header = self._answer(child)
+        if gift:
+            header = header._replace(flags=header.flags | Flag.GIFT)
+        self._outbox.send(child, header, gift)
+
     def _answer(self, child: int) -> Header:
         """What ``child`` must be told besides the weights."""
         heard = self._inbox[child].header
@@ -230,8 +291,9 @@ class Master:
         if child in self._to_save and heard.kind is not Kind.PULL:
             flags |= Flag.SAVE
             self._to_save.discard(child)
+        needs_none = heard.flags & Flag.NO_WEIGHTS and heard.kind is not Kind.BYE
         return Header(
-            Kind.ACK if heard.flags & Flag.NO_WEIGHTS else Kind.WEIGHTS,
+            Kind.ACK if needs_none else Kind.WEIGHTS,
             flags,
             version=self.version,
             layout=self._manifest.hash32,

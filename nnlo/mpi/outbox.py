@@ -45,23 +45,31 @@ class Outbox:
         self._link.reap()
         return self._free(self.current, self._frames, self._size)
 
-    def send(self, child: int, header: Header) -> None:
-        """Answer ``child`` with ``header`` and, where its kind is WEIGHTS, the weights."""
+    def send(self, child: int, header: Header, attached: bytes = b"") -> None:
+        """Answer ``child`` with ``header`` and, where its kind is WEIGHTS, the weights.
+
+        attached: for this child only; goes with a header of flag GIFT.
+        """
         if header.kind is not Kind.WEIGHTS:
             self._link.reap()
             frame = self._free(None, self._bare, 0)
             frame.header = header
+            frame.attached = attached
             self._link.reply(child, frame)
             return
-        if self.current.in_flight and header != self.current.header:
+        if self.current.in_flight and (header, attached) != self._said():
             copy = self.writable()
             if copy is not self.current:
                 copy.vector[:] = self.current.vector
                 self.current = copy
         if not self.current.in_flight:
             self.current.header = header
+            self.current.attached = attached
         self._keep(child, header.version)
         self._link.reply(child, self.current)
+
+    def _said(self) -> tuple[Header, bytes]:
+        return self.current.header, self.current.attached
 
     def base(self, child: int, version: int) -> np.ndarray | None:
         """The weights ``version`` that ``child`` was sent, or the nearest that are kept."""

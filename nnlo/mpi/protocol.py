@@ -40,6 +40,13 @@ class Suspected:
 
 
 @dataclass(frozen=True)
+class Hired:
+    """A child that rests goes on, with the work of one that was lost."""
+
+    child: int
+
+
+@dataclass(frozen=True)
 class StopAsked:
     """The run ends: from now on every answer says so.
 
@@ -72,7 +79,7 @@ class Release:
     child: int
 
 
-Event = Arrived | Lost | Suspected | StopAsked
+Event = Arrived | Lost | Suspected | Hired | StopAsked
 Action = Apply | Reply | Release
 
 
@@ -92,6 +99,8 @@ class MasterProtocol:
     that pull wait for their turn, in order of arrival. Asynchronous only.
     observers: further ranks that only pull and are answered at once in every mode; a run is
     not finished before they have left.
+    keeps_children: whether who has said BYE rests unanswered, and may be hired again, until no
+    child is active or the run stops.
     """
 
     def __init__(
@@ -102,13 +111,16 @@ class MasterProtocol:
         observers: Collection[int] = (),
         *,
         one_at_a_time: bool = False,
+        keeps_children: bool = False,
     ) -> None:
         _check(children, quorum, max_staleness, observers)
         self.quorum = quorum
         self.max_staleness = max_staleness
         self.active = set(children)
         self.observers = set(observers)  # those that have not left
+        self.resting: set[int] = set()  # those that have said BYE and wait
         self.stopping = False
+        self._keeps_children = keeps_children
         self._at_once = False
         self._suspects: set[int] = set()
         self._held: set[int] = set()  # active children that wait for a reply
@@ -122,7 +134,7 @@ class MasterProtocol:
     @property
     def finished(self) -> bool:
         """True when every child has left or died and every update has been applied."""
-        return not (self.active or self.observers or self._pending)
+        return not (self.active or self.observers or self.resting or self._pending)
 
     @property
     def suspects(self) -> frozenset[int]:
@@ -142,10 +154,12 @@ class MasterProtocol:
                 if child in self.active and not self._waits(child):
                     self._suspects.add(child)
                     self._end_turn(child)
+            case Hired(child):
+                actions = self._hired(child)
             case StopAsked(at_once):
                 self.stopping = True
                 self._at_once = self._at_once or at_once
-        return self._close_round() + actions + self._next_turns()
+        return self._close_round() + actions + self._next_turns() + self._dismiss()
 
     def _waits(self, child: int) -> bool:
         return child in self._held or child in self._queue
@@ -177,7 +191,10 @@ class MasterProtocol:
             self._clocks[child] += 1
         if event.leaves:
             self._drop(child)
-            return [Release(child)]
+            if not self._keeps_children:
+                return [Release(child)]
+            self.resting.add(child)
+            return []
         if self._takes_turns and (event.pulls or not event.has_update):
             self._queue.append(child)
             return []
@@ -185,6 +202,24 @@ class MasterProtocol:
             return [Reply(child)]
         self._held.add(child)
         return []
+
+    def _hired(self, child: int) -> list[Action]:
+        if child not in self.resting:
+            raise ProtocolError(
+                f"only a child that rests can be hired, got rank {child}; report this"
+            )
+        self.resting.discard(child)
+        self._clocks[child] = self._slowest()
+        self.active.add(child)
+        return [Reply(child)]
+
+    def _dismiss(self) -> list[Action]:
+        """Release who rests once nobody can leave work to be done."""
+        if self.active and not self.stopping:
+            return []
+        gone = [Release(child) for child in sorted(self.resting)]
+        self.resting.clear()
+        return [*gone]
 
     def _end_turn(self, child: int) -> None:
         if self._served == child:
@@ -200,7 +235,7 @@ class MasterProtocol:
 
     def _drop(self, child: int) -> None:
         """The child is no longer there; an update that has come stays."""
-        for members in (self.active, self.observers, self._held, self._suspects):
+        for members in (self.active, self.observers, self.resting, self._held, self._suspects):
             members.discard(child)
         if child in self._queue:
             self._queue.remove(child)

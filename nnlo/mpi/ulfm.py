@@ -38,18 +38,24 @@ def losses(*comms: "MPI.Intracomm | None") -> Iterator[None]:
 
     comms: where a collective is under way, whose error may be any once a rank of it is dead.
     """
-    if not is_on():
-        yield
-        return
-    from mpi4py import MPI
-
     try:
         yield
-    except MPI.Exception as error:
-        kinds = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
-        if error.Get_error_class() in kinds or any(_is_hurt(comm) for comm in comms):
+    except Exception as error:
+        if tells_of_loss(error, *comms):
             raise PeersLost(str(error)) from error
         raise
+
+
+def tells_of_loss(error: Exception, *comms: "MPI.Intracomm | None") -> bool:
+    """Whether ``error`` is MPI's way to say that a rank is dead; ``comms`` as in ``losses``."""
+    if not is_on():
+        return False
+    from mpi4py import MPI
+
+    if not isinstance(error, MPI.Exception):
+        return False
+    kinds = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+    return error.Get_error_class() in kinds or any(_is_hurt(comm) for comm in comms)
 
 
 def _is_hurt(comm: "MPI.Intracomm | None") -> bool:
