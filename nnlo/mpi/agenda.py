@@ -96,6 +96,11 @@ class Agenda:
         else:
             self._now = None
 
+    def finish(self) -> None:
+        """Note that nothing is left."""
+        self._now = None
+        self._next = [max(share.first, share.end) for share in self._shares]
+
     def rest(self) -> list[Share]:
         """What has not been done."""
         rest = []

@@ -23,8 +23,10 @@ class Crew:
 
     def heard(self, child: int, header: Header) -> None:
         """Note how far ``child`` is by a message of its."""
-        if header.kind in (Kind.UPDATE, Kind.BYE):
+        if header.n_steps:
             self._agendas[child].reach(header.stint, header.epoch, header.batch)
+        if header.kind is Kind.BYE:
+            self._agendas[child].finish()
 
     def lose(
         self, child: int, resting: Collection[int], active: Collection[int]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -167,17 +168,19 @@ class Master:
             return
         if self.crew is not None:
             self.crew.heard(child, header)
+            # It may leave before it could hear of the work that is now its own.
+            arrived = replace(arrived, leaves=arrived.leaves and not self.crew.has_gift(child))
         if header.flags & Flag.HAS_STATE:
             self._observer.state_came(child, frame.extra.tobytes(), arrived.leaves)
         self._inbox[child] = frame
         self._carry_out(self._protocol.on(arrived))
-        if arrived.leaves and self.crew is not None and self.crew.has_gift(child):
-            self._hire(child)  # it left before it could hear of the work that is now its own
 
     def lose(self, child: int, reason: str) -> None:
         """``child`` is gone for good: others take over what it has left undone."""
         if child in self._protocol.active | self._protocol.resting:
-            self._pass_on(child, TrainingError(f"a worker must be left, got rank {child} {reason}"))
+            self._pass_on(
+                child, TrainingError(f"a worker must be left, got rank {child} {reason}")
+            )
             self._carry_out(self._protocol.on(Lost(child)))
 
     def suspect(self, child: int) -> None:
@@ -205,11 +208,7 @@ class Master:
             log.warning("what rank %d has left undone goes to %s", child, takers)
         for taker in takers:
             if taker in self._protocol.resting:
-                self._hire(taker)
-
-    def _hire(self, child: int) -> None:
-        if child in self._protocol.resting:  # else the run stops
-            self._carry_out(self._protocol.on(Hired(child)))
+                self._carry_out(self._protocol.on(Hired(taker)))
 
     def _carry_out(self, actions: list[Action]) -> None:
         for action in actions:

@@ -211,7 +211,10 @@ class MasterProtocol:
         self.resting.discard(child)
         self._clocks[child] = self._slowest()
         self.active.add(child)
-        return [Reply(child)]
+        if child not in self._pending:
+            return [Reply(child)]
+        self._held.add(child)  # its next message must not replace one that is to be applied
+        return []
 
     def _dismiss(self) -> list[Action]:
         """Release who rests once nobody can leave work to be done."""
