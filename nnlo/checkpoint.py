@@ -5,9 +5,10 @@ zip format, and ``meta``, a JSON text. Nothing in it is ever pickled.
 """
 
 import json
+import logging
 import re
 import zipfile
-import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -16,21 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlo.errors import CheckpointError
-from nnlo.files import write_atomic
+from nnlo.errors import CheckpointError, ConfigError
+from nnlo.files import remove_leftovers, write_atomic, write_text
+
+log = logging.getLogger(__name__)
 
 Arrays = dict[str, NDArray[Any]]
 
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    RuntimeError,  # NotImplementedError among them: bytes that look like another zip feature
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_LEFT_AFTER_S = 600.0
+"""Age of a temporary file that no living writer has; a checkpoint is written in less."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +50,30 @@ def read(path: Path) -> Checkpoint:
     """Raises CheckpointError for a file that is missing, cut off or damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _check_sizes(entries, path.stat().st_size)
             # Whole members first: numpy by itself may stop reading before the checksum.
             members = {
-                name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()
+                entry.filename.removesuffix(".npy"): archive.read(entry) for entry in entries
             }
         arrays = {name: _array(data) for name, data in members.items()}
         meta = json.loads(str(arrays.pop("meta")))
         if sorted(arrays) != meta.pop("arrays"):
-            raise ValueError("an array is missing")
-    except _DAMAGE as error:
+            raise ValueError("an array is missing")  # noqa: TRY301
+    except Exception as error:  # damaged bytes look like any feature of zip, numpy and JSON
         raise CheckpointError(
-            f"a checkpoint must be a complete archive, got {path} ({error}); "
-            "restore from another one"
+            f"a checkpoint must be a complete archive, got {path} "
+            f"({error or type(error).__name__}); restore from another one"
         ) from error
     return Checkpoint(arrays, meta)
+
+
+def _check_sizes(entries: list[zipfile.ZipInfo], file_size: int) -> None:
+    """Members are stored as they are, so that none can be larger than the file."""
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("a member is compressed")
+    if sum(entry.file_size for entry in entries) > file_size:
+        raise ValueError("its members are larger than the file")
 
 
 def _array(data: bytes) -> NDArray[Any]:
@@ -86,6 +91,18 @@ class CheckpointStore:
     def __init__(self, base: Path, keep: int = 3) -> None:
         self.base = base
         self._keep = keep
+
+    def prepare(self) -> None:
+        """Make the folder and see that it can be written; raises ConfigError."""
+        folder = self.base.parent
+        try:
+            write_text(folder / f".{self.base.name}.writable", "")
+            (folder / f".{self.base.name}.writable").unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"--checkpoint must be in a folder that can be written, got {folder} ({error}); "
+                "free space or name another one"
+            ) from error
 
     def save(self, checkpoint: Checkpoint, epoch: int) -> Path:
         """Write, then forget the oldest; raises CheckpointError when the disk does not take it."""
@@ -106,26 +123,47 @@ class CheckpointStore:
                 f"a checkpoint must be written to {path}, got {error}; "
                 "free space or give another --output"
             ) from error
-        for old in self.files()[: -self._keep]:
-            old.unlink(missing_ok=True)
+        self._forget(path)
         return path
 
+    def _forget(self, newest: Path) -> None:
+        """Remove the oldest files, and what writers that were killed have left."""
+        with suppress(OSError):  # another time will do
+            for old in self.files()[: -self._keep]:
+                if old != newest:  # where a clock was set back
+                    old.unlink(missing_ok=True)
+            before = newest.stat().st_mtime - _LEFT_AFTER_S  # one clock: that of the disk
+            remove_leftovers(newest.parent, f"{self.base.name}-", before)
+
     def files(self) -> list[Path]:
-        """Complete-looking files, oldest first."""
+        """Complete-looking files, oldest first; raises CheckpointError for a bad folder."""
         pattern = re.compile(re.escape(self.base.name) + r"-\d+\.npz")
-        if not self.base.parent.is_dir():
+        found = []
+        try:
+            for path in self.base.parent.iterdir():
+                if pattern.fullmatch(path.name):
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        found.append((path.stat().st_mtime_ns, path.name, path))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        found = [p for p in self.base.parent.iterdir() if pattern.fullmatch(p.name)]
-        return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"the folder of checkpoints must be readable, got {error}; check {self.base}"
+            ) from error
+        return [path for _, _, path in sorted(found)]
 
     def newest(self) -> Checkpoint:
-        """The newest checkpoint that is whole; damaged ones are passed over."""
+        """The newest checkpoint that is whole; damaged ones are passed over with a warning."""
         errors = []
         for path in reversed(self.files()):
             try:
-                return read(path)
+                checkpoint = read(path)
             except CheckpointError as error:
+                log.warning("passed over: %s", error)
                 errors.append(str(error))
+            else:
+                log.info("read checkpoint %s", path)
+                return checkpoint
         raise CheckpointError(
             "\n".join(errors)
             or f"a checkpoint must be at {self.base}-*.npz, got none; check the name"

@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import resource
+import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
-from nnlo.errors import CheckpointError
+from nnlo.errors import CheckpointError, ConfigError
 
 ARRAYS = {
     "weights": np.arange(5000, dtype=np.float32),
@@ -199,3 +202,74 @@ def test_a_single_array_is_not_a_checkpoint(tmp_path):
     np.save(tmp_path / "cp.npy", np.zeros(3))
     with pytest.raises(CheckpointError, match="complete archive"):
         read(tmp_path / "cp.npy")
+
+
+def test_damaged_ones_that_are_passed_over_are_named(tmp_path, caplog):
+    caplog.set_level("INFO", "nnlo")
+    for epoch in (1, 2):
+        path = save(tmp_path, epoch)
+        os.utime(path, ns=(epoch, epoch))
+    page = bytearray(path.read_bytes())
+    page[4096:8192] = bytes(4096)
+    path.write_bytes(page)
+    assert CheckpointStore(tmp_path / "cp").newest().meta == META
+    warned, said = caplog.records
+    assert "passed over" in warned.getMessage()
+    assert str(path) in warned.getMessage()
+    assert said.getMessage() == f"read checkpoint {tmp_path / 'cp-00001.npz'}"
+
+
+def test_more_bytes_at_the_end_are_harmless_or_found(tmp_path):
+    path = save(tmp_path)
+    whole = path.read_bytes()
+    for more in (b"\0", bytes(4096), whole[:5000], whole, bytes(100_000)):
+        path.write_bytes(whole + more)
+        with suppress(CheckpointError):
+            np.testing.assert_array_equal(read(path).arrays["weights"], ARRAYS["weights"])
+
+
+def test_members_larger_than_the_file_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("weights.npy", bytes(2**24))
+    with pytest.raises(CheckpointError, match="compressed"):
+        read(tmp_path / "bomb.npz")
+
+
+def test_what_a_killed_writer_left_is_removed_once_it_is_old(tmp_path):
+    old, young = (tmp_path / f".cp-0000{k}.npz.abcdefgh.part" for k in (1, 2))
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "cp-00003.npz"]
+
+
+def test_the_one_just_written_stays_where_the_clock_was_set_back(tmp_path):
+    old = save(tmp_path, 1)
+    os.utime(old, (2e9, 2e9))
+    assert save(tmp_path, 2, keep=1).exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_run(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--checkpoint must be in a folder .*/file"):
+        CheckpointStore(tmp_path / "file" / "cp").prepare()
+    CheckpointStore(tmp_path / "new" / "cp").prepare()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_name_too_long_for_a_file_is_no_traceback(tmp_path):
+    with pytest.raises(CheckpointError):
+        CheckpointStore(tmp_path / ("x" * 300) / "cp").newest()
+
+
+def test_a_disk_that_takes_no_more_bytes_leaves_the_older_ones(tmp_path):
+    before = save(tmp_path, 1).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"cp-00002.npz, got .*File too large"):
+            save(tmp_path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -3,19 +3,24 @@
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nnlo.algo.base import Vector
 from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
-from nnlo.files import write_atomic, write_text
+from nnlo.files import FolderLock, remove_leftovers, write_atomic, write_text
 from nnlo.mpi.frame import pack_arrays
 from nnlo.mpi.manager import MPIManager
+from nnlo.report.timeline import write_timeline
 
 _LIBRARIES = ("nnlo", "numpy", "numba", "keras", "tensorflow", "torch", "jax", "h5py", "mpi4py")
+
+LOCK_PATIENCE = 5.0
+"""Seconds in which the ranks of a run whose launcher was killed have ended."""
 
 
 class RunDirectory:
@@ -24,21 +29,35 @@ class RunDirectory:
 
     def __init__(self, output: str, model: str, trial: str) -> None:
         for name, text in (("--model", model), ("--trial-name", trial)):
-            if not text or "/" in text or text.startswith("."):
+            if not text.isprintable() or not text or "/" in text or text.startswith("."):
                 raise ConfigError(f"{name} must give a name for a folder, got {text!r}")
         self.path = Path(output) / f"{model}-{trial}"
+        self._lock = FolderLock(self.path / ".lock")
 
-    def create(self) -> None:
-        """Make the folder and see that it can be written. Raises ConfigError."""
+    def create(self, patience: float = LOCK_PATIENCE) -> None:
+        """Make the folder, take it for this process and see that it can be written.
+
+        It is this process's until ``close`` or the process's end, however that comes about.
+        What a run that was killed was about to write is removed. patience: seconds that
+        another run may still need to end. Raises ConfigError.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.take(patience)
             write_text(self.path / ".writable", "")
             (self.path / ".writable").unlink()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
             raise ConfigError(
                 f"--output must be a folder that can be written, got {self.path} ({error}); "
                 "free space or name another folder"
             ) from error
+        if self._lock.is_held:
+            for folder in (self.path, self.path / "checkpoints"):
+                remove_leftovers(folder)
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._lock.release()
 
     @property
     def log(self) -> Path:
@@ -49,6 +68,10 @@ class RunDirectory:
         if name is None:
             return None
         path = Path(name)
+        if not path.name or not name.isprintable():
+            raise ConfigError(
+                f"--checkpoint and --restore must be a name or a path, got {name!r}; try CP"
+            )
         return path if len(path.parts) > 1 or path.is_file() else self.path / "checkpoints" / name
 
     def write_config(self, options: TrainOptions, about: Mapping[str, Any]) -> None:
@@ -69,26 +92,38 @@ class RunDirectory:
             raise _unwritable(self.path, error) from error
 
     def write_results(self, manager: MPIManager) -> Path:
-        """The history, the final and the best model; returns the best model's file.
+        """The history, the final and the best model, the timeline; returns the best model's file.
 
-        Raises ConfigError when the disk does not take them.
+        Each is tried, whatever became of the others; raises ConfigError with what the disk did
+        not take.
         """
-        assert manager.history is not None
-        adapter = manager.adapter
-        try:
-            manager.history.save(self.path / "history.json")
-            models = {"model": manager.weights, "best": manager.best}
-            for name, weights in models.items():
-                file = self.path / f"{name}{adapter.suffix}"
-                if weights is None:
-                    self._remove(name, adapter.suffix)
-                    continue
-                adapter.set_flat(weights)
-                last = adapter.save(file)[0]
-                self._write_weights(name, manager, weights)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
-        return last
+        history = manager.history
+        assert history is not None
+        files = [self.path / f"model{manager.adapter.suffix}"]
+        errors: list[OSError] = []
+
+        def attempt(write: Callable[..., object], *args: Any) -> None:
+            try:
+                write(*args)
+            except OSError as error:
+                errors.append(error)
+
+        def save(name: str, weights: Vector) -> None:
+            manager.adapter.set_flat(weights)
+            files.append(manager.adapter.save(self.path / f"{name}{manager.adapter.suffix}")[0])
+
+        attempt(history.save, self.path / "history.json")
+        for name, weights in (("model", manager.weights), ("best", manager.best)):
+            if weights is None:
+                attempt(self._remove, name, manager.adapter.suffix)
+                continue
+            attempt(save, name, weights)
+            attempt(self._write_weights, name, manager, weights)
+        if manager.timeline:
+            attempt(write_timeline, self.path / "timeline.json", manager.timeline)
+        if errors:
+            raise _unwritable(self.path, *errors) from errors[0]
+        return files[-1]
 
     def _remove(self, name: str, suffix: str) -> None:
         """Files of a run before this one: of the model, its networks and its weights."""
@@ -107,8 +142,9 @@ class RunDirectory:
         write_atomic(self.path / file, lambda stream: stream.write(pack_arrays(arrays)))
 
 
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"results must be written to {path}, got {error}; free space")
+def _unwritable(path: Path, *errors: OSError) -> ConfigError:
+    reasons = "; ".join(dict.fromkeys(map(str, errors)))
+    return ConfigError(f"results must be written to {path}, got {reasons}; free space")
 
 
 def _versions() -> dict[str, str]:

@@ -25,7 +25,6 @@ from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
 from nnlo.mpi.setup import together
 from nnlo.report.tensorboard import TensorBoard
-from nnlo.report.timeline import write_timeline
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -84,7 +83,7 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     with quiet_import():
         name = together(comm, lambda: builder.name)  # runs the model's file, imports its backend
     folder = together(comm, lambda: _make_folder(options, name, rank))
-    logs.set_up(_role(comm), level, folder.log if rank == 0 else None)
+    together(comm, lambda: logs.set_up(_role(comm), level, folder.log if rank == 0 else None))
     lists = together(comm, lambda: _lists(options, builder) if rank == 0 else ([], []))
     if comm is not None:
         lists = comm.bcast(lists)
@@ -109,8 +108,8 @@ def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | Non
             log.info(
                 "stopped by %s, %.1f s; wrote %s", history.stopped, history.train_time_s, best
             )
-            if manager.timeline:
-                write_timeline(folder.path / "timeline.json", manager.timeline)
+            if manager.unsaved is not None:
+                raise manager.unsaved
     except NNLOError as error:
         if not manager.abandoned:
             raise

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlo.errors import ConfigError, ModelError
+from nnlo.files import TEMPORARY, sync_folder
 from nnlo.model.adapter import Vector
 from nnlo.model.batch import as_arrays
 from nnlo.model.engines import ENGINES, Engine
@@ -120,7 +121,7 @@ def save_model(model: Any, path: Path) -> Path:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Keras insists on the ending, so that the temporary file needs a folder of its own
-    with TemporaryDirectory(dir=path.parent, prefix=".") as folder:
+    with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY) as folder:
         temporary = Path(folder) / path.name
         try:
             model.save(temporary)
@@ -131,6 +132,7 @@ def save_model(model: Any, path: Path) -> Path:
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    sync_folder(path.parent)
     return path
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnlo.algo.base import Algorithm, Vector
 from nnlo.data import Data
-from nnlo.errors import ConfigError
+from nnlo.errors import CheckpointError, ConfigError
 from nnlo.history import History, Record
 from nnlo.model import ModelBuilder
 from nnlo.model.adapter import ModelAdapter
@@ -35,6 +35,7 @@ class MPIManager:
     After ``train()``, on rank 0: ``history``, ``weights`` and ``best`` (vectors; best is None
     without validation), ``timeline`` (what each rank did when). ``interrupted``: the signal
     that ended the run. ``abandoned``: workers did not answer in time, ``close`` will not wait.
+    ``unsaved``: the error of the last checkpoint, where the disk did not take it.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class MPIManager:
         self.best: Vector | None = None
         self.interrupted = ""
         self.abandoned = False
+        self.unsaved: CheckpointError | None = None
         self.timeline: dict[str, list[Span]] = {}
         self.spans = Spans(enabled=self.settings.timeline)
         self._job = Job(
@@ -147,6 +149,7 @@ class MPIManager:
         finally:
             if root is not None:
                 self.interrupted, self.history = root.interrupted, root.history
+                self.unsaved = root.unsaved
         if root is not None and master is not None:
             self.weights = master.weights.copy()
             if parts.recalibration is not None and not root.interrupted:

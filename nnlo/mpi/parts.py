@@ -143,7 +143,9 @@ class Parts:
             return None
         about = identity(self.job, self.prepared.adapter)
         about["topology"] = self.topology.describe()
-        return Saver(CheckpointStore(base), background, about)
+        store = CheckpointStore(base)
+        store.prepare()
+        return Saver(store, background, about)
 
     # Masters ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from nnlo.algo.base import Vector
 from nnlo.checkpoint import Checkpoint
-from nnlo.errors import TrainingError
+from nnlo.errors import CheckpointError, TrainingError
 from nnlo.history import History, Record
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import N_TIMES, Header
@@ -38,6 +38,7 @@ class Root:
         self.best: Vector | None = None
         self.snapshot: Vector | None = None  # weights of the record that is being finished
         self.interrupted = ""  # set by a signal: its name
+        self.unsaved: CheckpointError | None = None  # why the last checkpoint is not there
         self._plan = plan
         self.background = background
         self._saver = saver
@@ -248,6 +249,7 @@ class Root:
         if self._saver:
             draft.results = (self._history_text(), self.best, master.half.learning_rate)
             self._saver.finish(draft)
+            self.unsaved = self._saver.unsaved
         for listener in self._plan.listeners:
             listener.end()
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnlo.checkpoint import Arrays, Checkpoint, CheckpointStore
+from nnlo.errors import CheckpointError
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import unpack_arrays
 
@@ -38,7 +39,11 @@ class Draft:
 
 
 class Saver:
-    """Writes checkpoints to ``store``; ``identity`` goes into the meta of each."""
+    """Writes checkpoints to ``store``; ``identity`` goes into the meta of each.
+
+    One that the disk does not take is logged and the run goes on: the next is tried when it is
+    due. ``unsaved`` is the error of the last one, None once a checkpoint has been written.
+    """
 
     def __init__(
         self, store: CheckpointStore, background: Background, identity: dict[str, Any]
@@ -50,6 +55,7 @@ class Saver:
         self._left: dict[int, bytes] = {}
         self._writing: Future[Any] | None = None
         self._saved_version = -1
+        self.unsaved: CheckpointError | None = None
 
     def begin(self, draft: Draft) -> set[int]:
         """Start a checkpoint; return the children to ask. None are asked while one is open,
@@ -83,7 +89,7 @@ class Saver:
     def poll(self, active: frozenset[int]) -> None:
         """Write the draft if nothing is missing; ``active`` are the children still there."""
         if self._writing is not None and self._writing.done():
-            self.wait()
+            self._settle()
         draft = self._draft
         if draft is None or draft.results is None or draft.waiting & active:
             return
@@ -91,18 +97,29 @@ class Saver:
         self._write(draft)
 
     def finish(self, draft: Draft) -> None:
-        """Write the state at the end of the run, unless it has been written already."""
+        """Write the state at the end of the run, unless it has been written already.
+
+        ``unsaved`` tells afterwards whether the run can be gone on with.
+        """
         self.poll(frozenset())
         self._draft = None
+        self._settle()
         if draft.version != self._saved_version:
             self._write(draft)
-        self.wait()
+        self._settle()
 
-    def wait(self) -> None:
-        """Raises CheckpointError if the file could not be written."""
-        if self._writing is not None:
-            path, self._writing = self._writing.result(), None
-            log.info("wrote checkpoint %s", path)
+    def _settle(self) -> None:
+        """Wait for the file that is being written and say what became of it."""
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        try:
+            log.info("wrote checkpoint %s", writing.result())
+            self.unsaved = None
+        except CheckpointError as error:
+            log.error("%s; the run goes on", error)  # noqa: TRY400 (the reason is in the text)
+            self.unsaved = error
+            self._saved_version = -1
 
     def _write(self, draft: Draft) -> None:
         assert draft.results is not None
@@ -120,7 +137,7 @@ class Saver:
             "history": history,
             "learning_rate": rate,
         }
-        self.wait()
+        self._settle()
         self._saved_version = draft.version
         checkpoint = Checkpoint(arrays, meta)
         self._writing = self._background.submit(self._store.save, checkpoint, draft.epoch)

@@ -1,9 +1,14 @@
 """The metrics of every epoch as TensorBoard event files."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nnlo.history import Record
+
+log = logging.getLogger(__name__)
 
 
 class TensorBoard:
@@ -14,12 +19,13 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer: Any = None
+        self._writer: Any = None  # None again once the disk does not take the events
 
     def begin(self, root: Any, master: Any) -> None:
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(self._folder))
+        with self._tolerant():
+            self._writer = SummaryWriter(str(self._folder))
 
     def epoch_began(self, epoch: int) -> None:
         """Nothing to write yet."""
@@ -28,6 +34,11 @@ class TensorBoard:
         """Epochs are enough."""
 
     def epoch_ended(self, epoch: int, record: Record) -> None:
+        if self._writer is not None:
+            with self._tolerant():
+                self._add(epoch, record)
+
+    def _add(self, epoch: int, record: Record) -> None:
         for name, value in record.items():
             if name in ("epoch", "samples", "version"):
                 continue
@@ -41,4 +52,15 @@ class TensorBoard:
         self._writer.flush()
 
     def end(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            with self._tolerant():
+                self._writer.close()
+
+    @contextmanager
+    def _tolerant(self) -> Iterator[None]:
+        """A disk that is full ends the event files, not the run."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None  # to close it would wait for a thread that has died
+            log.error("no more events to %s: %s; the run goes on", self._folder, error)  # noqa: TRY400

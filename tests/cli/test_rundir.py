@@ -25,6 +25,7 @@ def finished(best=True):
         history=history,
         weights=weights,
         best=weights + 1 if best else None,
+        timeline={},
     )
 
 
@@ -34,11 +35,11 @@ def test_the_folder_is_named_after_model_and_trial(tmp_path):
     assert not (tmp_path / "runs").exists()
     folder.create()
     folder.create()
-    assert list(folder.path.iterdir()) == []
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
     assert folder.log == folder.path / "log.txt"
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "/etc"])
+@pytest.mark.parametrize("name", ["", "a/b", "../x", ".hidden", "/etc", "a\0b", "a\nb", "\ud800"])
 def test_a_name_that_is_no_folder_is_refused(name):
     with pytest.raises(ConfigError, match="--trial-name must give a name for a folder"):
         RunDirectory("runs", "digits", name)
@@ -63,7 +64,37 @@ def test_a_full_disk_is_seen_before_the_run(tmp_path, monkeypatch):
     folder = RunDirectory(str(tmp_path), "digits", "train")
     with pytest.raises(ConfigError, match="No space left"):
         folder.create()
-    assert list(folder.path.iterdir()) == []
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_has_ended(tmp_path):
+    first, second = (RunDirectory(str(tmp_path), "digits", "train") for _ in range(2))
+    first.create()
+    with pytest.raises(ConfigError, match=r"folder to itself, got .*digits-train, which process"):
+        second.create(patience=0.2)
+    RunDirectory(str(tmp_path), "digits", "other").create()
+    first.close()
+    second.create()
+    second.close()
+
+
+def test_what_a_killed_run_was_about_to_write_is_removed(tmp_path):
+    folder = RunDirectory(str(tmp_path), "digits", "train")
+    (folder.path / "checkpoints").mkdir(parents=True)
+    (folder.path / "checkpoints" / ".CP-00001.npz.abcdefgh.part").touch()
+    (folder.path / ".model.keras.abcdefgh.part").mkdir()
+    (folder.path / ".model.keras.abcdefgh.part" / "model.keras").touch()
+    (folder.path / "checkpoints" / "CP-00001.npz").touch()
+    folder.create()
+    found = sorted(path.name for path in folder.path.rglob("*"))
+    assert found == [".lock", "CP-00001.npz", "checkpoints"]
+    folder.close()
+
+
+@pytest.mark.parametrize("name", ["/", "", ".", "a\0b"])
+def test_a_checkpoint_without_a_name_is_refused(name):
+    with pytest.raises(ConfigError, match="must be a name or a path"):
+        RunDirectory("runs", "digits", "train").checkpoint(name)
 
 
 def test_checkpoints_are_in_the_run_unless_a_path_says_otherwise(tmp_path):
@@ -96,7 +127,7 @@ def test_the_results_are_the_history_and_the_models(best, tmp_path):
     manager = finished(best)
     file = folder.write_results(manager)
     assert file == folder.path / ("best.fake" if best else "model.fake")
-    names = {"history.json", "model.fake", "weights.npz"}
+    names = {".lock", "history.json", "model.fake", "weights.npz"}
     names |= {"best.fake", "best.weights.npz"} if best else set()
     assert {path.name for path in folder.path.iterdir()} == names
     assert History.from_json((folder.path / "history.json").read_text()) == manager.history
@@ -124,4 +155,15 @@ def test_a_disk_that_is_full_at_the_end_is_a_config_error(tmp_path, monkeypatch)
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(ConfigError, match=r"results must be written to .*; free space"):
         folder.write_results(finished())
-    assert list(folder.path.iterdir()) == []
+    written = {path.name for path in folder.path.iterdir()}
+    assert written == {".lock", "model.fake", "best.fake"}  # which the fake does not flush
+
+
+def test_what_the_disk_takes_is_written_whatever_became_of_the_rest(tmp_path):
+    folder = RunDirectory(str(tmp_path), "digits", "train")
+    folder.create()
+    (folder.path / "history.json").mkdir()  # in the way
+    with pytest.raises(ConfigError, match=r"results must be written .*history\.json"):
+        folder.write_results(finished())
+    names = {path.name for path in folder.path.iterdir()}
+    assert {"model.fake", "best.fake", "weights.npz", "best.weights.npz"} <= names

@@ -97,13 +97,37 @@ def test_the_end_of_a_run_is_written_once(tmp_path):
     assert file.stat().st_mtime_ns > before
 
 
-def test_a_disk_that_does_not_take_the_file_is_an_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    saver = saver_in(tmp_path / "file")
-    last = draft(())
+def save_once(saver, epoch, version):
+    saver.begin(draft((), epoch, version))
+    saver.validated(epoch, "{}", None, 0.1)
+    saver.poll(frozenset())
+    saver.poll(frozenset())
+
+
+def test_a_full_disk_in_mid_run_is_logged_and_the_next_checkpoint_tried(tmp_path, caplog):
+    (tmp_path / "folder").write_text("in the way")
+    saver = saver_in(tmp_path / "folder")
+    save_once(saver, 1, 10)
+    assert isinstance(saver.unsaved, CheckpointError)
+    assert "folder/cp-00001.npz, got [Errno 17] File exists" in caplog.text
+    (tmp_path / "folder").unlink()
+    save_once(saver, 2, 20)
+    assert saver.unsaved is None
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["cp-00002.npz"]
+
+
+def test_the_last_checkpoint_is_tried_again_where_it_could_not_be_written(tmp_path):
+    (tmp_path / "folder").write_text("in the way")
+    saver = saver_in(tmp_path / "folder")
+    save_once(saver, 1, 10)
+    last = draft((), 1, 10)
     last.results = ("{}", None, 0.1)
-    with pytest.raises(CheckpointError, match="must be written to"):
-        saver.finish(last)
+    saver.finish(last)
+    assert "must be written to" in str(saver.unsaved)
+    (tmp_path / "folder").unlink()
+    saver.finish(last)
+    assert saver.unsaved is None
+    assert (tmp_path / "folder" / "cp-00001.npz").exists()
 
 
 # Restored runs ----------------------------------------------------------------------------------
