@@ -29,6 +29,13 @@ class ProtocolError(NNLOError):
     """A message broke the rules of the exchange between master and worker."""
 
 
+class RanksLost(NNLOError):
+    """Ranks have died that the run cannot do without; every rank that is left raises it.
+
+    Started again, the run can go on from its newest checkpoint.
+    """
+
+
 class WorkerFailed(NNLOError):
     """A worker raised; the message holds its rank, host and traceback.
 

@@ -1,6 +1,6 @@
 """Which rank does what: a pure function of the number of ranks and the shape asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal, TypeVar
@@ -9,18 +9,18 @@ from nnlo.errors import ConfigError
 
 T = TypeVar("T")
 
-Role = Literal["alone", "root", "sub-master", "shard", "leader", "member", "replica"]
+Role = Literal["alone", "root", "sub-master", "shard", "leader", "member", "replica", "spare"]
 """leader: of a worker, the one rank of it that exchanges; most workers have no other member.
-replica: a rank of a run without master."""
+replica: a rank of a run without master. spare: one that waits to take the place of a lost one."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Masters first, then workers; a single rank is both.
+    """Masters first, then workers, then spares; a single rank is both master and worker.
 
     n_ranks: of the run, >= 1. n_masters: the root and its sub-masters. n_processes: ranks that
     make up one worker. n_shards: masters that share the vector, the root one of them.
-    has_master: False for one ring of all ranks.
+    has_master: False for one ring of all ranks. n_spares: how many of the ranks wait.
     """
 
     n_ranks: int
@@ -28,6 +28,7 @@ class Topology:
     n_processes: int = 1
     n_shards: int = 1
     has_master: bool = True
+    n_spares: int = 0
 
     def __post_init__(self) -> None:
         for name in ("n_ranks", "n_masters", "n_processes", "n_shards"):
@@ -45,11 +46,43 @@ class Topology:
                 f"masters can be stacked or share the weights, not both, got n_masters "
                 f"{self.n_masters} and n_shards {self.n_shards}; leave one of them out"
             )
-        if self.has_master and n_masters > 1 and self.n_ranks <= n_masters:
+        if self.n_spares and self._n_busy < 2:
             raise ConfigError(
-                f"there must be a worker besides the {n_masters} masters, got "
+                f"two ranks must train besides the {_some(self.n_spares, 'spare')}, got "
+                f"{_some(self.n_ranks, 'rank')}; start more ranks or ask for fewer spares"
+            )
+        if self.has_master and n_masters > 1 and self._n_busy <= n_masters:
+            besides = f" and {_some(self.n_spares, 'spare')}" if self.n_spares else ""
+            raise ConfigError(
+                f"there must be a worker besides the {n_masters} masters{besides}, got "
                 f"{self.n_ranks} ranks; start more ranks or ask for fewer masters"
             )
+
+    @property
+    def _n_busy(self) -> int:
+        return self.n_ranks - self.n_spares
+
+    @property
+    def is_star(self) -> bool:
+        """Whether a root exchanges with workers of one rank each, and with nobody else."""
+        one_each = all(len(worker) == 1 for worker in self.workers)
+        shared = self.n_shards > 1 or self.sub_masters
+        return self.has_master and self.n_ranks > 1 and one_each and not shared
+
+    @property
+    def spares(self) -> tuple[int, ...]:
+        """The last ranks."""
+        return tuple(range(self._n_busy, self.n_ranks))
+
+    def without(self, n_lost: int) -> "Topology":
+        """That of the ranks that are left, spares in the place of lost ones.
+
+        With fewer sub-masters where there are no workers for them, at last with none.
+        """
+        n_spares = max(self.n_spares - n_lost, 0)
+        n_busy = self.n_ranks - n_lost - n_spares
+        n_masters = min(self.n_masters, max(n_busy - 1, 1))
+        return replace(self, n_ranks=self.n_ranks - n_lost, n_spares=n_spares, n_masters=n_masters)
 
     @property
     def sub_masters(self) -> tuple[int, ...]:
@@ -62,7 +95,7 @@ class Topology:
         return tuple(range(1, n + 1))
 
     def _count_workers(self, n_sub_masters: int) -> int:
-        return max((self.n_ranks - self.n_shards - n_sub_masters) // self.n_processes, 1)
+        return max((self._n_busy - self.n_shards - n_sub_masters) // self.n_processes, 1)
 
     @cached_property
     def workers(self) -> tuple[tuple[int, ...], ...]:
@@ -74,7 +107,7 @@ class Topology:
             return ((0,),)
         first = self.n_shards + len(self.sub_masters) if self.has_master else 0
         n_workers = self._count_workers(len(self.sub_masters)) if self.has_master else 1
-        return split(tuple(range(first, self.n_ranks)), n_workers)
+        return split(tuple(range(first, self._n_busy)), n_workers)
 
     @property
     def n_workers(self) -> int:
@@ -98,6 +131,8 @@ class Topology:
     def role(self, rank: int) -> Role:
         if self.n_ranks == 1:
             return "alone"
+        if rank in self.spares:
+            return "spare"
         if not self.has_master:
             return "replica"
         if rank == 0:
@@ -109,39 +144,45 @@ class Topology:
         return "leader" if rank in self.leaders else "member"
 
     def worker_of(self, rank: int) -> tuple[int, ...]:
-        """The ranks of the worker that ``rank`` belongs to; empty for a master."""
+        """The ranks of the worker that ``rank`` belongs to; empty for a master or spare."""
         return next((worker for worker in self.workers if rank in worker), ())
 
     def children(self, rank: int) -> tuple[int, ...]:
-        """Ranks that a master hears."""
+        """Ranks that a master hears; spares among them where it can employ them itself."""
         if rank == 0 and self.sub_masters:
             return self.sub_masters
-        return self._groups[rank]
+        return self._groups[rank] + (self.spares if self.is_star else ())
 
     def leaders_under(self, rank: int) -> tuple[int, ...]:
-        """Leaders of the workers below ``rank``, or itself where it is one."""
-        return (rank,) if rank in self.leaders else self._groups[rank]
+        """Leaders of the workers below ``rank``, or itself where it is one or may become one."""
+        return (rank,) if rank in (*self.leaders, *self.spares) else self._groups[rank]
 
     def parent(self, rank: int) -> int:
-        """The master that ``rank``, a sub-master or leader, exchanges with."""
-        if rank in self.sub_masters:
+        """The master that ``rank``, a sub-master, leader or spare, exchanges with."""
+        if rank in self.sub_masters or rank in self.spares:
             return 0
         return next(master for master, group in self._groups.items() if rank in group)
 
-    def name(self, rank: int) -> str:
-        """What ``rank`` is called in logs and timelines."""
+    def name(self, rank: int, number: int | None = None) -> str:
+        """What ``rank`` is called in logs and timelines; number: by which users know it."""
         kinds = {"alone": "train", "root": "master"}
         role = self.role(rank)
-        return kinds.get(role) or f"{'worker' if role == 'leader' else role} {rank}"
+        number = rank if number is None else number
+        return kinds.get(role) or f"{'worker' if role == 'leader' else role} {number}"
 
     def describe(self) -> str:
-        """In words, for people and for checkpoints."""
+        """In words, for people."""
+        return self.shape + (f", {_some(self.n_spares, 'spare')}" if self.n_spares else "")
+
+    @property
+    def shape(self) -> str:
+        """Who trains, in words, also for checkpoints: spares don't change it."""
         if self.n_ranks == 1:
             return "one process"
         sizes = sorted({len(worker) for worker in self.workers})
         ring = f" of {' or '.join(map(str, sizes))} ranks" if sizes != [1] else ""
         if not self.has_master:
-            return f"{self.n_ranks} ranks alike"
+            return f"{self._n_busy} ranks alike"
         n = len(self.sub_masters)
         masters = f"a master, {_some(n, 'sub-master')}" if n else "a master"
         if self.n_shards > 1:

@@ -112,6 +112,8 @@ def test_without_a_master_all_ranks_are_alike(n_ranks):
         ({"n_ranks": 1, "n_masters": 3}, "besides the 3 masters, got 1 ranks; start more"),
         ({"n_ranks": 3, "n_masters": 3}, "besides the 3 masters, got 3 ranks; start more"),
         ({"n_ranks": 4, "n_masters": 3, "has_master": False}, "one ring of all ranks, got n_m"),
+        ({"n_ranks": 3, "n_spares": 2}, "besides the 2 spares, got 3 ranks; start more ranks"),
+        ({"n_ranks": 4, "n_masters": 3, "n_spares": 1}, "3 masters and 1 spare, got 4 ranks"),
         ({"n_ranks": 4, "n_processes": 2, "has_master": False}, "n_processes 2; leave them out"),
     ],
 )
@@ -120,8 +122,43 @@ def test_a_shape_that_cannot_be_says_why(shape, expected):
         Topology(**shape)
 
 
+@pytest.mark.parametrize("shape", [(6, 1, 1), (8, 3, 1), (8, 1, 2)])
+def test_spares_are_the_last_ranks_and_train_nothing(shape):
+    topology = Topology(*shape, n_spares=2)
+    without = Topology(shape[0] - 2, *shape[1:])
+    assert topology.spares == (shape[0] - 2, shape[0] - 1)
+    assert [topology.role(rank) for rank in topology.spares] == ["spare"] * 2
+    assert topology.workers == without.workers
+    assert topology.shape == without.describe()
+    assert topology.describe() == f"{without.describe()}, 2 spares"
+
+
+def test_only_the_root_of_a_star_hears_spares():
+    assert Topology(4, n_spares=1).children(0) == (1, 2, 3)
+    assert Topology(5, n_processes=2, n_spares=2).children(0) == (1,)
+    assert Topology(6, 3, n_spares=1).children(0) == (1, 2)
+    assert not Topology(4, has_master=False, n_spares=1).is_star
+
+
+def test_deaths_eat_spares_before_the_run_shrinks():
+    topology = Topology(6, n_masters=2, n_spares=1)
+    assert topology.without(1).describe() == topology.shape
+    assert topology.without(2).describe() == "a master, 1 sub-master and 2 workers"
+    assert topology.without(4).describe() == "a master and 1 worker"
+    assert topology.without(5).describe() == "one process"
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] > 1])
+def test_any_shape_can_lose_a_rank(shape):
+    left = Topology(*shape).without(1)
+    assert (left.n_ranks, left.n_processes) == (shape[0] - 1, shape[2])
+    assert left.n_workers >= 1
+    assert len(left.sub_masters) <= left.n_workers
+
+
 def test_ranks_are_called_what_they_do():
     topology = Topology(6, n_masters=2, n_processes=2)
     names = [topology.name(rank) for rank in range(6)]
     assert names == ["master", "sub-master 1", "worker 2", "member 3", "worker 4", "member 5"]
+    assert topology.name(2, number=7) == "worker 7"
     assert Topology(1).name(0) == "train"
