@@ -34,9 +34,11 @@ class Member(Worker):
             self._adapter.seed(int(own))
             with closing(self._data.epoch(epoch, skip)) as batches:
                 if (yield from self._run_epoch(epoch, enumerate(batches, skip))):
-                    return
+                    break
             self._position = (epoch + 1, 0)
-        yield from self._leave()
+        else:
+            yield from self._wind_up()
+        yield self._message(Kind.BYE)
 
     def _begin(self, weights: Vector) -> None:
         self._done = np.zeros_like(self._sums)  # of all members since the last exchange
@@ -62,7 +64,7 @@ class Member(Worker):
                 if local:
                     self._step(reduced)
             if header.flags & Flag.STOP:
-                yield from self._leave()
+                yield from self._wind_up()
                 return True
             if not header.n_samples:
                 return False
@@ -100,9 +102,9 @@ class Member(Worker):
         self._n_steps = self._n_reduced
         return super()._message(kind)
 
-    def _leave(self) -> Generator[Frame, Frame, None]:
+    def _wind_up(self) -> Generator[Frame, Frame, None]:
         self._n_steps = self._n_reduced
-        yield from super()._leave()
+        yield from super()._wind_up()
 
     def _reset(self) -> None:
         super()._reset()

@@ -8,16 +8,18 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlo.algo import kernels
 from nnlo.algo.base import State, Vector, WorkerHalf
 from nnlo.checkpoint import part
 from nnlo.data import Data
-from nnlo.errors import TrainingError
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
+from nnlo.mpi.agenda import Agenda, Position, Share, Stint, own_share, unpack
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     BUSY_S,
@@ -29,10 +31,8 @@ from nnlo.mpi.frame import (
     Kind,
     pack_arrays,
 )
+from nnlo.mpi.refusal import Refusal, pack_refusals
 from nnlo.spans import Spans
-
-Position = tuple[int, int]
-"""(epoch, batches of it that are done)."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,16 @@ class WorkerPlan:
     """n_epochs: to the end of which it trains. sync_every: batches between exchanges.
     trains_locally: whether batches are local steps, at ``base_rate`` times what the master
     says, or gradients. pulls: whether it asks for the master's weights before each update.
-    start: where in its data it begins; version: of the weights it begins
-    with. sends_state: whether checkpoints need its local state. seed: of the random layers of a
-    ring's member, which begin anew with each epoch."""
+    start: where in its data it begins, or None for a spare, which waits for another's data;
+    version: of the weights it begins with. sends_state: whether checkpoints need its local
+    state. seed: of the random layers of a ring's member, which begin anew with each epoch."""
 
     n_epochs: int
     sync_every: int = 1
     trains_locally: bool = False
     base_rate: float = 1.0
     pulls: bool = False
-    start: Position = (0, 0)
+    start: Position | None = (0, 0)
     version: int = 0
     sends_state: bool = False
     seed: int = 0
@@ -57,6 +57,9 @@ class WorkerPlan:
 
 class Worker:
     """The worker of one rank.
+
+    What its steps since the last exchange have come to is refused where it is not finite: the
+    message says so instead of bringing it, and the worker goes on from the master's weights.
 
     up: its frame, with a tail of ``N_TIMES`` + the adapter's sums. spans: where it notes what
     it did when.
@@ -82,31 +85,52 @@ class Worker:
         self._layout = adapter.manifest.hash32
         self._n_trainable = adapter.manifest.n_trainable
         self._scratch: Vector | None = None
-        self._position = plan.start
+        self._position = plan.start or (0, 0)
+        self._share = 0  # of its agenda, in which that position is
         self._version = plan.version
         self._n_steps = 0
         self._sums: Sums = up.tail[N_TIMES:]
+        self._place = (0, 0)  # epoch and batch of the last step, from 1
+        self._refusals: list[Refusal] = []  # that have not been told
+        self._recovers = False  # whether refusals are all that the last message brought
         self._saved: bytes = b""
         self._rate: float | None = None
 
     def run(self, weights: Vector) -> Generator[Frame, Frame, None]:
-        """Train from the master's ``weights``, shape (manifest.size,).
+        """Train from the master's ``weights``, shape (manifest.size,), until it says FINAL.
 
-        Raises TrainingError when a loss is not finite, and whatever the user's data or model
-        raises.
+        Raises whatever the user's data or model raises.
         """
         self._begin(weights)
-        first, done = self._position
-        for epoch in range(first, self._plan.n_epochs):
-            skip = done if epoch == first else 0
-            with closing(self._data.epoch(epoch, skip)) as batches:
-                for index, batch in enumerate(batches, skip):
-                    self._train(batch, epoch, index)
-                    self._position = (epoch, index + 1)
-                    if self._n_steps >= self._plan.sync_every and (yield from self._exchange()):
-                        return
-            self._position = (epoch + 1, 0)
-        yield from self._leave()
+        self._agenda = Agenda(self._own_shares())
+        while True:
+            stops = False
+            while not stops and (stint := self._agenda.next()) is not None:
+                stops = yield from self._do(stint)
+            if not stops:
+                yield from self._wind_up()
+            down = yield self._message(Kind.BYE)
+            if down.header.kind is Kind.FINAL:
+                return
+            self._be_hired(down)
+
+    def _own_shares(self) -> list[Share]:
+        if self._plan.start is None:
+            return []
+        return own_share(self._data.shard_index, self._plan.start, self._plan.n_epochs)
+
+    def _do(self, stint: Stint) -> Generator[Frame, Frame, bool]:
+        """Train on one stint; True where the run stops."""
+        self._data.set_shard(stint.shard, self._data.n_shards)
+        n_batches = None if stint.stop is None else stint.stop - stint.start
+        with closing(self._data.epoch(stint.epoch, stint.start)) as batches:
+            for index, batch in enumerate(islice(batches, n_batches), stint.start):
+                self._train(batch, stint.epoch, index)
+                self._share, self._position = stint.share, (stint.epoch, index + 1)
+                if self._is_due() and (yield from self._exchange()):
+                    return True
+        self._position = (stint.epoch + 1, 0)
+        return False
 
     def follow(self, rate: float) -> None:
         """Train on at ``rate`` times the learning rate of the start."""
@@ -123,27 +147,31 @@ class Worker:
 
     def _begin(self, weights: Vector) -> None:
         self._go_on_from(weights)
-        self._up.vector[self._n_trainable :] = weights[self._n_trainable :]
         self._reset()
+
+    def _is_due(self) -> bool:
+        return self._n_steps >= self._plan.sync_every or not np.isfinite(self._sums[1])
 
     def _exchange(self) -> Generator[Frame, Frame, bool]:
         """Send what has been done, go on from the answer; True where it was the last time."""
-        stops = self._plan.pulls and (yield from self._pull())
+        self._collect()
+        stops = self._plan.pulls and self._n_steps > 0 and (yield from self._pull())
         if stops and not self._saved:
-            yield self._message(Kind.BYE)
             return True
-        down = yield self._message(Kind.UPDATE)
-        if self._receive(down):
-            yield self._message(Kind.BYE)
-            return True
-        return False
+        return self._receive((yield self._message(Kind.UPDATE)))
 
-    def _leave(self) -> Generator[Frame, Frame, None]:
+    def _wind_up(self) -> Generator[Frame, Frame, None]:
+        """What comes before BYE where all has been done."""
+        self._collect()
         if self._plan.pulls and self._n_steps:
             yield from self._pull()
-        if self._n_steps and self._saved:  # of an epoch's end; BYE carries that of now
+        if (self._n_steps or self._refusals) and self._saved:  # of an epoch's end; BYE carries that of now
             self._receive((yield self._message(Kind.UPDATE)))
-        yield self._message(Kind.BYE)
+
+    def _be_hired(self, down: Frame) -> None:
+        """Go on, with another one's data, as if from the start."""
+        self._receive(down)
+        self._up.vector[self._n_trainable :] = down.vector[self._n_trainable :]
 
     def _pull(self) -> Generator[Frame, Frame, bool]:
         """Hand the master's present weights to the algorithm; return whether the run stops."""
@@ -169,15 +197,10 @@ class Worker:
         self._add(sums, epoch, index)
 
     def _add(self, sums: Sums, epoch: int, index: int) -> None:
-        """Count one more batch."""
-        if not np.isfinite(sums[1]):
-            raise TrainingError(
-                f"the loss must be finite, got {sums[1] / max(sums[0], 1.0)} in epoch "
-                f"{epoch + 1}, batch {index + 1}; lower the learning rate, clip gradients "
-                "(--clip-norm) or look for bad values in the data"
-            )
+        """Count one more batch; after a loss that is not finite the sums are not either."""
         self._sums += sums
         self._n_steps += 1
+        self._place = (epoch + 1, index + 1)
 
     def _add_gradient(self, batch: Batch) -> Sums:
         """Make the vector the mean gradient of all samples since the last exchange."""
@@ -190,12 +213,29 @@ class Worker:
         total[n:] = new[n:]
         return sums
 
-    def _message(self, kind: Kind) -> Frame:
-        """Fill the frame with what has been done since the last exchange."""
-        has_update = self._n_steps > 0
-        if has_update:
+    def _collect(self) -> None:
+        """Put what has been done since the last exchange into the frame, or refuse it."""
+        if not self._n_steps:
+            return
+        if self._plan.trains_locally:
+            self._adapter.get_flat(self._up.vector)
+        if not (np.isfinite(self._sums[1]) and kernels.is_finite(self._up.vector)):
+            self._refuse()
             if self._plan.trains_locally:
-                self._adapter.get_flat(self._up.vector)
+                self._adapter.reset_optimizer()
+
+    def _refuse(self) -> None:
+        """Drop what is in the frame."""
+        n_samples, norm = int(self._sums[0]), kernels.norm(self._up.vector)
+        self._refusals.append(Refusal(self.rank, *self._place, n_samples, self._n_steps, norm))
+        self._sums[:] = 0.0
+        self._n_steps = 0
+
+    def _message(self, kind: Kind) -> Frame:
+        """Complete what ``_collect`` has put into the frame."""
+        has_update = self._n_steps > 0
+        self._recovers = bool(self._refusals) and not has_update
+        if has_update:
             self._half.push(self._up.vector[: self._n_trainable])
         state = self._saved
         if kind is Kind.BYE and self._plan.sends_state and not state:
@@ -204,7 +244,9 @@ class Worker:
         flags = Flag.HAS_UPDATE if has_update else Flag(0)
         if state:
             flags |= Flag.HAS_STATE
-        if self._plan.pulls:
+        if self._refusals:
+            flags |= Flag.REFUSED
+        if self._plan.pulls and not self._recovers:
             flags |= Flag.NO_WEIGHTS
         now = time.perf_counter()
         self._up.tail[BUSY_S] = now - self._resumed
@@ -218,14 +260,18 @@ class Worker:
             self._n_steps,
             *self._position,
             layout=self._layout,
-            n_extra=self._up.set_extra(state),
+            stint=self._share,
+            n_extra=self._up.set_extra(pack_refusals(self._refusals) + state),
         )
+        self._refusals.clear()
         self._sent = time.perf_counter()
         return self._up
 
     def _receive(self, down: Frame) -> bool:
         """Take the answer; return whether the run stops."""
         header = down.header
+        if header.flags & Flag.GIFT:
+            self._agenda.add(unpack(down.attached))
         if header.kind is Kind.ACK:
             self._go_on_from(None)
         else:
@@ -247,8 +293,10 @@ class Worker:
         if weights is None:
             weights = self._up.vector  # its S is the model's, its T has been sent
             weights[:n] = start
-        elif start is not trainable:
-            weights = np.concatenate([start, weights[n:]])
+        else:
+            self._up.vector[n:] = weights[n:]
+            if start is not trainable:
+                weights = np.concatenate([start, weights[n:]])
         self._adapter.set_flat(weights)
 
     def _reset(self) -> None:
@@ -258,7 +306,8 @@ class Worker:
 
     def _pack_state(self) -> bytes:
         state: State = {"position": np.array(self._position)}
-        if self._plan.pulls:  # its S is its own, the master's a mean over all workers
+        # Its S is its own, the master's a mean over all workers; that of a refusal is ruined.
+        if self._plan.pulls and not self._recovers:
             state["state"] = self._up.vector[self._n_trainable :]
         state |= {f"model/{k}": v for k, v in self._adapter.local_state().items()}
         state |= {f"algo/{k}": v for k, v in self._half.state().items()}

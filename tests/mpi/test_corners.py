@@ -1,6 +1,7 @@
 """Corners that runs, settings and options once turned badly."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -102,7 +103,7 @@ def test_a_run_interrupted_in_mid_epoch_and_restored_without_worker_states_has_a
             restore, self.restore = self.restore, None
             worker = super().worker(index, weights)
             self.restore = restore
-            worker._position = (checkpoint.meta["epoch"], 0)
+            worker._plan = replace(worker._plan, start=(checkpoint.meta["epoch"], 0))
             return worker
 
     again = Other(n_workers, 3, restore=checkpoint, whole_epochs=True).run()
