@@ -82,6 +82,8 @@ def check(words: list[str]) -> None:
 
 def check_nnlorun(arguments: list[str]) -> None:
     options = build_parser().parse_args(arguments)
+    if options.check:
+        return
     if options.program.endswith(".py"):
         check_script([options.program, *options.arguments])
     elif not options.is_module:

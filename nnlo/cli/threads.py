@@ -15,6 +15,8 @@ import sys
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
+from nnlo.cli.marks import mark_ranks
+
 Environ = MutableMapping[str, str]
 
 # (rank on the node, number of ranks on the node), as each launcher names them. SLURM comes last
@@ -165,6 +167,8 @@ def main() -> None:
     if command[0].startswith("@"):
         threads, command = int(command[0][1:]), command[1:]
     settle_rank(threads=threads)
+    if local_place(os.environ).rank == 0:
+        mark_ranks()
     os.execvp(command[0], command)
 
 

@@ -1,9 +1,11 @@
 """TrainingDriver: train a model on the ranks that mpirun, srun or nnlorun started."""
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnlo import log as logs
@@ -12,8 +14,10 @@ from nnlo.algo.base import Algorithm
 from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
+from nnlo.cli.marks import code_of_end, mark_done, mark_started
 from nnlo.cli.options import parse, speak_first
 from nnlo.cli.progress import Progress
+from nnlo.cli.resume import resume_from
 from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.threads import settle_rank
 from nnlo.cli.train_options import TrainOptions
@@ -37,14 +41,16 @@ DESCRIPTION = "Train a Keras or PyTorch model with a master and workers over MPI
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command on this rank.
 
-    Returns the exit code: 0, 1 after an error message, 130 after an interruption; a command
-    line that cannot be understood ends the program with 2.
+    Returns the exit code: 0, 1 after an error message, 130 after Ctrl-C, 75 after another
+    signal (128 + n without --checkpoint); a command line that cannot be understood ends the
+    program with 2.
     """
     settle_rank()
     try:
         options = parse("TrainingDriver", TrainOptions, DESCRIPTION, argv)
         comm = link.world()
     except NNLOError as error:
+        mark_done(1)
         speak_first(f"TrainingDriver: error: {error}")
         return 1
     try:
@@ -68,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tell(error: NNLOError, speaks: bool) -> int:
     if speaks:
+        mark_done(1)
         print(f"TrainingDriver: error: {error}", file=sys.stderr, flush=True)
     return 1
 
@@ -87,7 +94,10 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     lists = together(comm, lambda: _lists(options, builder) if rank == 0 else ([], []))
     if comm is not None:
         lists = comm.bcast(lists)
-    manager = together(comm, lambda: _make_manager(options, comm, builder, folder, lists))
+    restore = together(comm, lambda: _restore(options, folder) if rank == 0 else None)
+    if comm is not None:
+        restore = comm.bcast(restore)
+    manager = together(comm, lambda: _make_manager(options, comm, builder, folder, lists, restore))
     with quiet_import():
         manager.prepare()
     if rank == 0:
@@ -96,10 +106,16 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
             log.warning("%s", remark)
     about = {"n_ranks": 1 if comm is None else comm.size, "algorithm": repr(manager.algo)}
     together(comm, lambda: folder.write_config(options, about) if rank == 0 else None)
-    return _train(manager, folder, comm)
+    if rank == 0:
+        mark_started(folder.checkpoint(options.checkpoint))
+    code = _train(manager, folder, options)
+    if rank == 0:
+        mark_done(code)
+    manager.close()
+    return code
 
 
-def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | None") -> int:
+def _train(manager: MPIManager, folder: RunDirectory, options: TrainOptions) -> int:
     try:
         history = manager.train()
         if history is not None:
@@ -114,10 +130,12 @@ def _train(manager: MPIManager, folder: RunDirectory, comm: "MPI.Intracomm | Non
         if not manager.abandoned:
             raise
         _tell(error, speaks=True)
+    code = code_of_end(manager.interrupted, has_checkpoint=options.checkpoint is not None)
     if manager.abandoned:
-        link.abort(130 if manager.interrupted else 1)
-    manager.close()
-    return 130 if manager.interrupted else 0
+        code = code or 1
+        mark_done(code)
+        link.abort(code)
+    return code
 
 
 def _role(comm: "MPI.Intracomm | None") -> str:
@@ -129,6 +147,11 @@ def _make_folder(options: TrainOptions, name: str, rank: int) -> RunDirectory:
     if rank == 0:
         folder.create()
     return folder
+
+
+def _restore(options: TrainOptions, folder: RunDirectory) -> Path | None:
+    base, given = (folder.checkpoint(name) for name in (options.checkpoint, options.restore))
+    return resume_from(base, given, options.epochs, os.environ)
 
 
 def _lists(options: TrainOptions, builder: ModelBuilder) -> tuple[list[str], list[str]]:
@@ -154,6 +177,7 @@ def _make_manager(
     builder: ModelBuilder,
     folder: RunDirectory,
     lists: tuple[list[str], list[str]],
+    restore: Path | None,
 ) -> MPIManager:
     return MPIManager(
         comm,
@@ -182,7 +206,7 @@ def _make_manager(
         target_metric=options.target_metric,
         checkpoint=folder.checkpoint(options.checkpoint),
         checkpoint_interval=options.checkpoint_interval,
-        restore=folder.checkpoint(options.restore),
+        restore=restore,
         timeline=options.timeline,
         spares=options.spares,
         suspect_after=options.suspect_after,

@@ -240,3 +240,12 @@ def abort(code: int) -> None:
     from mpi4py import MPI
 
     MPI.COMM_WORLD.Abort(code)
+
+
+def library() -> str:
+    """Name and version of the MPI library, empty where there is none."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return ""
+    return MPI.Get_library_version().splitlines()[0].partition(",")[0]

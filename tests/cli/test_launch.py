@@ -7,14 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nnlo.cli.launch import (
-    Request,
-    added_environment,
-    find_program,
-    main,
-    plan_command,
-    terminal_of,
-)
+from nnlo.cli.launch import added_environment, find_program, main, terminal_of
 from nnlo.cli.machine import (
     Machine,
     count_host_slots,
@@ -23,6 +16,7 @@ from nnlo.cli.machine import (
     find_scheduler,
     flavour_of,
 )
+from nnlo.cli.request import Request, lacks_fault_tolerance, plan_command
 from nnlo.errors import ConfigError
 
 
