@@ -1,4 +1,4 @@
-"""The stall report of three real ranks, one of which is stopped for a while."""
+"""The stall report of three real ranks, one of which is stopped for a while, or killed."""
 
 import sys
 
@@ -68,13 +68,62 @@ print("rank", world.rank, "closed", own._comm == type(own._comm)(), flush=True)
 """
 
 
-def test_a_stopped_rank_is_named_and_so_is_who_waits_for_it(launch, tmp_path):
-    (tmp_path / "program.py").write_text(PROGRAM)
-    words = [sys.executable, "-m", "nnlo.cli.launch", "-n", 3, "--threads", 1]
-    ended = launch([*words, tmp_path / "program.py"]).ended(90)
+KILLED = """
+import os, signal, sys, time
+import numpy as np
+from nnlo.mpi import link, watch
+from nnlo.mpi.fence import Registry
+
+world = link.world()
+registry = Registry.gather(world)
+own = watch.start(world, registry, after=0.3)
+heard = []
+token = np.zeros(1)
+if world.rank == 2:
+    time.sleep(600)
+elif world.rank == 1:
+    with own.waiting("rank 0"):
+        link.wait(world.Irecv(token, 0), own.poll)
+else:
+    own._tell = heard.append
+    own.moved()
+    own.moved()
+    limit = time.monotonic() + 60
+    while not any("is dead" in line for line in heard):
+        assert time.monotonic() < limit
+        own.poll()
+        time.sleep(1e-3)
+        if any("does not answer: computes" in line for line in heard):
+            registry.kill([2])
+    world.Send(token, 1)
+start = time.monotonic()
+own.close()
+print(*heard, f"rank {world.rank} closed in {time.monotonic() - start:.0f} s", sep="\\n")
+sys.stdout.flush()
+time.sleep(0.5)
+os._exit(0)  # MPI's own end may hang after a death
+"""
+
+
+def run(launch, folder, program, *options):
+    (folder / "program.py").write_text(program)
+    words = [sys.executable, "-m", "nnlo.cli.launch", *options, "-n", 3, "--threads", 1]
+    ended = launch([*words, folder / "program.py"]).ended(90)
     assert ended.code == 0, ended.output
-    assert "rank 0 is waiting for rank 1" in ended.output
-    assert "rank 1 is waiting for rank 2 for " in ended.output
-    assert "does not answer: stopped" in ended.output
-    assert "ranks 1 and 2 are waiting for rank 0" in ended.output
-    assert ended.output.count("closed True") == 3
+    return ended.output
+
+
+def test_a_stopped_rank_is_named_and_so_is_who_waits_for_it(launch, tmp_path):
+    output = run(launch, tmp_path, PROGRAM)
+    assert "rank 0 is waiting for rank 1" in output
+    assert "rank 1 is waiting for rank 2 for " in output
+    assert "does not answer: stopped" in output
+    assert "ranks 1 and 2 are waiting for rank 0" in output
+    assert output.count("closed True") == 3
+
+
+def test_a_killed_rank_is_named_and_does_not_delay_the_end_of_others(launch, tmp_path):
+    output = run(launch, tmp_path, KILLED, "--fault-tolerant")
+    assert "is dead" in output
+    assert "rank 1 is waiting for rank 0 for " in output
+    assert output.count("closed in 0 s") == 2
