@@ -1,11 +1,13 @@
 """The two ends of an exchange over MPI: a master's and a child's."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.frame import Flag, Frame, Header, Kind
+from nnlo.mpi.vigil import Vigil
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
 class ParentEnd:
     """The master's end: one persistent receive a child, tested in turn, never any-source.
 
-    ``lost`` are the children that MPI has found dead, until somebody takes note.
+    ``lost`` are the children that MPI has found dead, until somebody takes note. vigil: is told
+    who owes a message since when.
     """
 
-    def __init__(self, comm: "MPI.Intracomm", frames: dict[int, Frame]) -> None:
+    def __init__(self, comm: "MPI.Intracomm", frames: dict[int, Frame], vigil: Vigil) -> None:
         """frames: where the messages of each child are received."""
+        self.vigil = vigil
         self._comm = comm
         self._frames = frames
         self._receives: dict[int, Any] = {}
@@ -40,15 +44,12 @@ class ParentEnd:
         with self._noting_losses(child):
             self._receives[child].Start()
             self._listening.append(child)
-
-    @property
-    def awaited(self) -> list[int]:
-        """Children whose turn it is to speak."""
-        return self._listening
+            self.vigil.answered(child, time.perf_counter())
 
     def forget(self, child: int) -> None:
         """Nothing is expected from ``child`` any more, nor sent to it."""
         self.lost.discard(child)
+        self.vigil.forget(child)
         self._forgotten.add(child)
         if child in self._listening:
             self._listening.remove(child)
@@ -82,6 +83,7 @@ class ParentEnd:
             ready = self._complete()
         for child in ready:
             self._listening.remove(child)
+            self.vigil.heard(child, time.perf_counter())
         return [(child, self._frames[child]) for child in ready]
 
     def _complete(self) -> list[int]:

@@ -57,6 +57,9 @@ class Middle(Protocol):
     def failure(self, error: Exception, frame: Frame) -> Frame | None:
         """Its code has raised: end what is below; the message that is due, maybe ``frame``."""
 
+    def suspect(self, child: int) -> None:
+        """``child`` is silent: rounds close without it until it speaks again."""
+
 
 def run_in_process(
     master: Master,

@@ -48,7 +48,7 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
     children = parts.topology.children(0)
 
     def make() -> tuple[Master, ParentEnd]:
-        end = ParentEnd(comm, _frames(parts))
+        end = ParentEnd(comm, _frames(parts), parts.vigil())
         if parts.topology.n_shards > 1:
             exact = parts.job.settings.synchronous
             whole = parts.master(root, end, children, WholeMaster)
@@ -58,15 +58,19 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
             master: Master = whole
         else:
             master = parts.master(root, end, children, Master)
+            master.crew = parts.crew()
+            master.fails_alone = parts.job.settings.on_worker_error == "continue"
         _begin(parts, root, master)
         return master, end
 
     master, end = together(comm, make)
     comm.bcast(master.rate)
     end.open()
+    lose = master.lose if master.crew is not None else None
+    guard = parts.guard(master, end, lose)
     earlier = copy.deepcopy(root.history.ranks)  # of the run that goes on
     with root.background, signals(root):
-        if serve(master, end, root):
+        if serve(master, end, root, guard):
             master.settle()
             end.close()
             if books := gather(None):
@@ -85,7 +89,7 @@ def own_slice(parts: Parts, gather: Gather) -> None:
 
     def make() -> tuple[Master, ParentEnd]:
         frames = _frames(parts) | {0: Frame(0)}
-        end = ParentEnd(comm, frames)
+        end = ParentEnd(comm, frames, parts.vigil())
         return parts.own_slice(end, parts.topology.children(0)), end
 
     master, end = together(comm, make)
@@ -103,7 +107,7 @@ def stand_between(parts: Parts, gather: Gather) -> None:
     size = parts.prepared.adapter.manifest.size
 
     def make() -> tuple[Middle, ParentEnd, ChildEnd]:
-        end = ParentEnd(comm, _frames(parts))
+        end = ParentEnd(comm, _frames(parts), parts.vigil())
         parent = ChildEnd(comm, 0, Frame(size))
         if parts.job.root_algo is not None:
             return parts.branch(end), end, parent
@@ -113,7 +117,7 @@ def stand_between(parts: Parts, gather: Gather) -> None:
     comm.bcast(None)
     end.open()
     with ignored_signals():
-        relay(middle, end, parent, parts.frame(parts.rank))
+        relay(middle, end, parent, parts.frame(parts.rank), parts.guard(middle, end))
     end.close()
     gather(middle.history)
 
@@ -127,13 +131,13 @@ def _frames(parts: Parts) -> dict[int, Frame]:
 
 
 def work(parts: Parts, gather: Gather) -> None:
-    """A worker, or a part of one."""
+    """A worker, a part of one, or a spare of a root that can employ it itself."""
     comm, prepared = _comm(parts), parts.prepared
     worker = together(comm, parts.worker)
     rate = comm.bcast(None)  # what a schedule begins with, or a restored run goes on with
     worker.follow(rate)
     size = prepared.adapter.manifest.size
-    leads = parts.rank in parts.topology.leaders
+    leads = parts.rank in (*parts.topology.leaders, *parts.topology.spares)
     parent: ChildEnd | SlicesEnd | None = None
     if leads and parts.topology.n_shards > 1:
         parent = SlicesEnd(comm, parts.slices, size, rate)

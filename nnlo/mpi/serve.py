@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from nnlo.mpi import ulfm
 from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import Frame
+from nnlo.mpi.guard import Guard
 from nnlo.mpi.link import Backoff
 from nnlo.mpi.loopback import Middle
 from nnlo.mpi.master import Master
@@ -22,8 +24,11 @@ GRACE_S = 3.5
 """Seconds that workers have to say BYE after a signal or an error."""
 
 
-def serve(master: Master, end: ParentEnd, root: Root) -> bool:
-    """Serve the children until all have left; False if some had to be given up."""
+def serve(master: Master, end: ParentEnd, root: Root, guard: Guard) -> bool:
+    """Serve the children until all have left; False if some had to be given up.
+
+    Raises PeersLost where ranks are gone without which the others must begin anew.
+    """
     backoff = Backoff()
     deadline: float | None = None
     while not master.finished:
@@ -31,7 +36,10 @@ def serve(master: Master, end: ParentEnd, root: Root) -> bool:
         try:
             for child, frame in arrivals:
                 master.receive(child, frame)
+            guard.check()
             root.poll(master)
+        except ulfm.PeersLost:
+            raise
         except Exception as error:
             master.fail(error)
         if arrivals:
@@ -46,11 +54,11 @@ def serve(master: Master, end: ParentEnd, root: Root) -> bool:
     return True
 
 
-def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame) -> None:
+def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame, guard: Guard) -> None:
     """Serve a sub-master's children and pass on what is due, until all have left.
 
     spare: for the message that its own code has failed. Raises RuntimeError where it has, and
-    the children do not end in time.
+    the children do not end in time; PeersLost where a child is gone.
     """
     backoff = Backoff()
     failed: Exception | None = None
@@ -60,7 +68,10 @@ def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame) -> Non
         try:
             for child, frame in arrivals:
                 middle.receive(child, frame)
+            guard.check()
             up = middle.up()
+        except ulfm.PeersLost:
+            raise
         except Exception as error:
             up = middle.failure(error, spare)
             failed, deadline = error, time.perf_counter() + GRACE_S

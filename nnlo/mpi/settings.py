@@ -10,7 +10,6 @@ from nnlo.errors import ConfigError
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.topology import Topology
 
-
 WORKER_ERROR = ("abort", "continue")
 """What may become of a run when the code of a worker raises."""
 
@@ -127,17 +126,26 @@ def make_protocol(
     children: Sequence[int],
     algo: Algorithm,
     observers: Sequence[int] = (),
+    *,
+    keeps_children: bool = False,
 ) -> MasterProtocol:
     """The rules by which a master of such a run answers its children, who run ``algo``.
 
-    A pull and its update are one transaction, except where masters share the weights: turns at
-    several masters could wait for each other.
+    keeps_children: so that they can take over what others leave undone. A pull and its update
+    are one transaction, except where masters share the weights: turns at several masters could
+    wait for each other.
     """
     if settings.synchronous:
-        return MasterProtocol(children, settings.quorum, observers=observers)
-    turns = algo.pulls and settings.num_shards == 1
-    stale = settings.max_staleness
-    return MasterProtocol(children, None, stale, observers, one_at_a_time=turns)
+        quorum = settings.quorum
+        return MasterProtocol(children, quorum, observers=observers, keeps_children=keeps_children)
+    return MasterProtocol(
+        children,
+        None,
+        settings.max_staleness,
+        observers,
+        one_at_a_time=algo.pulls and settings.num_shards == 1,
+        keeps_children=keeps_children,
+    )
 
 
 def check_shape(
