@@ -8,7 +8,8 @@ Schema 1::
                     applied in the epoch), val_loss ... (where validated), samples, time_s,
                     samples_per_s, version, learning_rate, staleness (mean)
     ranks           by rank (as text): a list of objects an epoch of the rank's own data:
-                    epoch, loss ..., samples, steps, busy_s, wait_s
+                    epoch, loss ..., samples, steps, busy_s, wait_s; refused: updates that
+                    were not finite and not sent (absent where there were none)
     best            metric, value, epoch of the weights kept as best; null without validation
     stopped         why the run ended: "epochs", "early stopping ...", "target ...", ...
     train_time_s    seconds from the first batch to the last update, restarts added up
@@ -55,25 +56,35 @@ class History:
 
         sums: of metrics over the samples; their means are kept. amounts: added up.
         """
-        rows = self.ranks.setdefault(str(rank), [])
-        if not rows or rows[-1]["epoch"] != epoch:
-            rows.append({"epoch": epoch, "samples": 0, **dict.fromkeys((*amounts, *sums), 0)})
-        row = rows[-1]
+        row = self._row(rank, epoch)
         before = row["samples"]
         row["samples"] += n_samples
         for name, total in sums.items():
-            row[name] = float((row[name] * before + total) / row["samples"])
+            row[name] = float((row.get(name, 0) * before + total) / row["samples"])
         for name, amount in amounts.items():
-            row[name] += amount
+            row[name] = row.get(name, 0) + amount
+
+    def count_refused(self, rank: int, epoch: int, n_updates: int = 1) -> None:
+        """Count updates of ``rank`` in ``epoch``, from 1, that were not finite and not sent."""
+        row = self._row(rank, epoch)
+        row["refused"] = row.get("refused", 0) + n_updates
+
+    def _row(self, rank: int, epoch: int) -> Record:
+        rows = self.ranks.setdefault(str(rank), [])
+        if not rows or rows[-1]["epoch"] != epoch:
+            rows.append({"epoch": epoch, "samples": 0, **dict.fromkeys(AMOUNTS, 0)})
+        return rows[-1]
 
     def add_ranks(self, ranks: Mapping[str, Sequence[Record]]) -> None:
         """Count the rows of another book; an epoch that both have becomes one row."""
         for rank, rows in ranks.items():
             for row in rows:
                 amounts = {name: row[name] for name in AMOUNTS}
-                others = row.keys() - {"epoch", "samples", *AMOUNTS}
+                others = row.keys() - {"epoch", "samples", "refused", *AMOUNTS}
                 sums = {name: row[name] * row["samples"] for name in row if name in others}
                 self.add_to_rank(int(rank), row["epoch"], row["samples"], sums, **amounts)
+                if "refused" in row:
+                    self.count_refused(int(rank), row["epoch"], row["refused"])
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)

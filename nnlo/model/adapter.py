@@ -81,6 +81,12 @@ class ModelAdapter(Protocol):
     def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Put back what ``local_state`` returned on an equal model."""
 
+    def reset_optimizer(self) -> None:
+        """Let the local optimizer forget what it has seen: slots as when the adapter was made.
+
+        Learning rates stay. Nothing to do where there is no optimizer.
+        """
+
     def save(self, path: Path) -> list[Path]:
         """Write the model so that plain Keras or torch loads it without NNLO.
 

@@ -55,6 +55,7 @@ class KerasAdapter(KerasVector):
         super().__init__(
             model, KerasNetwork(model, manifest, trainable, state, local, losses, pairs, made)
         )
+        self._keep_fresh()
         self._is_first = True
 
     @property

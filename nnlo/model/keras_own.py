@@ -70,6 +70,7 @@ class OwnKerasAdapter(KerasVector):
             )
         self._base = [float(value_of(one.learning_rate)) for one in self._steppers.values()]
         check_rates(self._base)
+        self._keep_fresh()
         if learning_rate is not None:
             self.learning_rate = learning_rate
 

@@ -75,6 +75,22 @@ class KerasVector:
         self._engine.reload()
         self._engine.load_random_state(state)
 
+    def reset_optimizer(self) -> None:
+        self._engine.publish()
+        for name, optimizer in self._optimizers().items():
+            rate = value_of(optimizer.learning_rate).copy()
+            for variable, value in zip(optimizer.variables, self._fresh[name], strict=True):
+                variable.assign(value)
+            optimizer.learning_rate = rate
+        self._engine.reload()
+
+    def _keep_fresh(self) -> None:
+        """Remember the optimizers as they are now, for ``reset_optimizer``."""
+        self._fresh = {
+            name: [_small_copy(value_of(one)) for one in optimizer.variables]
+            for name, optimizer in self._optimizers().items()
+        }
+
     def save(self, path: Path) -> list[Path]:
         """Write a ``.keras`` file, at once or not at all."""
         self._check_ending(path)
@@ -104,6 +120,13 @@ def value_of(variable: Any) -> NDArray[Any]:
     # not by keras.ops.convert_to_numpy, which NumPy warns of on every backend
     value = variable.value
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def _small_copy(value: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy, which takes no memory where all elements are equal, as those of new slots."""
+    if value.size and (value == value.flat[0]).all():
+        return np.broadcast_to(value.flat[0].copy(), value.shape)
+    return value.copy()
 
 
 def summary_of(model: Any) -> str:

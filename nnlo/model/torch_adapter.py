@@ -52,6 +52,7 @@ class TorchAdapter(TorchVector):
             self._gradient = torch.zeros_like(self._flat.trainable)
             self._weights = nn.Parameter(self._flat.trainable)
             self._optimizer = make_optimizer(optimizer, [self._weights], learning_rate)
+        self._keep_fresh()
         self._is_first = True
 
     @property

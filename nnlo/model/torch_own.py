@@ -70,6 +70,7 @@ class OwnTorchAdapter(TorchVector):
         self._groups = [group for one in self._steppers.values() for group in one.param_groups]
         self._base = [float(group["lr"]) for group in self._groups]
         check_rates(self._base)
+        self._keep_fresh()
         if learning_rate is not None:
             self.learning_rate = learning_rate
         if clip_norm is not None:

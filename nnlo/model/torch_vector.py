@@ -1,5 +1,6 @@
 """What the adapters of torch modules share: weights as views of one flat vector, local state."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -86,6 +87,18 @@ class TorchVector:
             slots = optimizer_state(optimizer)
             state |= {f"{prefix}/{name}": value for name, value in slots.items()}
         return state | self._random.state()
+
+    def reset_optimizer(self) -> None:
+        for name, optimizer in self._optimizers().items():
+            fresh = copy.deepcopy(self._fresh[name])  # torch may keep what it loads
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": fresh})
+
+    def _keep_fresh(self) -> None:
+        """Remember the optimizers as they are now, mostly empty, for ``reset_optimizer``."""
+        self._fresh = {
+            name: copy.deepcopy(one.state_dict()["state"])
+            for name, one in self._optimizers().items()
+        }
 
     def load_local_state(self, state: dict[str, NDArray[Any]]) -> None:
         for one in self._counters:

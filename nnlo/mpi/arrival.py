@@ -20,4 +20,5 @@ def read_arrival(child: int, header: Header, layout: int) -> Arrived:
         has_update=bool(header.flags & Flag.HAS_UPDATE) and header.n_samples > 0,
         leaves=header.kind in (Kind.BYE, Kind.ERROR),
         pulls=bool(header.flags & Flag.PULLS),
+        refused=bool(header.flags & Flag.REFUSED),
     )

@@ -4,6 +4,7 @@ Its children's updates move its own weights at once. Every ``sync_every`` update
 with its parent as a worker would, its weights in place of those that local steps reach.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays
 from nnlo.mpi.link import host
 from nnlo.mpi.master import Master
+from nnlo.mpi.refusal import Refusal, count_refusal, pack_refusals
 from nnlo.mpi.tally import count_rank
 
 
@@ -50,6 +52,7 @@ class Branch:
         self._position = (0, 0)
         self._pulled = False
         self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
+        self._refusals: list[Refusal] = []  # that the parent has not heard of
         self._missing: set[int] | None = None  # children whose state a checkpoint waits for
         self._base_rate = 1.0
         self._own_rate = 1.0
@@ -70,6 +73,12 @@ class Branch:
         self._position = max(self._position, (header.epoch, header.batch))
         self._up.tail[N_TIMES:] += tail[N_TIMES:]
         count_rank(self.history, header, tail, self._plan.metric_names)
+
+    def refused(self, master: Master, refusals: Sequence[Refusal]) -> None:
+        """What workers under it have not sent."""
+        self._refusals += refusals
+        for one in refusals:
+            count_refusal(self.history, one)
 
     def stepped(self, master: Master) -> None:
         """The version of its own weights has grown by one."""
@@ -92,7 +101,7 @@ class Branch:
         leaves, error = self._master.finished, self._master.error
         if error is not None:
             return self._failure(error) if leaves else None
-        if not leaves and self._updates < self._plan.sync_every:
+        if not leaves and not self._refusals and self._updates < self._plan.sync_every:
             return None
         has_update = self._updates > 0
         if has_update and self._plan.pulls and not self._pulled:
@@ -103,6 +112,10 @@ class Branch:
             self._half.push(self._up.vector[: self._plan.n_trainable])
         self._up.header = self._message_header(Kind.BYE if leaves else Kind.UPDATE, has_update)
         return self._up
+
+    def suspect(self, child: int) -> None:
+        """``child`` is silent: rounds close without it until it speaks again."""
+        self._master.suspect(child)
 
     def failure(self, error: Exception, frame: Frame) -> Frame | None:
         """Its code has raised: end what is below; the message that is due, if any."""
@@ -121,17 +134,20 @@ class Branch:
         flags = Flag.HAS_UPDATE if has_update else Flag(0)
         if self._plan.pulls:
             flags |= Flag.NO_WEIGHTS
-        n_extra = 0
+        extra = pack_refusals(self._refusals)
+        if self._refusals:
+            flags |= Flag.REFUSED
+        self._refusals.clear()
         if self._state_is_due(kind):
             flags |= Flag.HAS_STATE
-            n_extra = self._up.set_extra(pack_arrays(self._take_states()))
+            extra += pack_arrays(self._take_states())
         return self._header(kind)._replace(
             flags=flags,
             n_samples=self._samples,
             n_steps=self._steps,
             epoch=self._position[0],
             batch=self._position[1],
-            n_extra=n_extra,
+            n_extra=self._up.set_extra(extra),
         )
 
     def _header(self, kind: Kind) -> Header:

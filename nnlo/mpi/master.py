@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from nnlo.mpi.protocol import (
     StopAsked,
     Suspected,
 )
+from nnlo.mpi.refusal import Refusal, read_extra
 from nnlo.spans import Spans
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ class Observer(Protocol):
 
     def counted(self, child: int, header: Header, tail: np.ndarray, staleness: int) -> None:
         """An update has been applied."""
+
+    def refused(self, master: "Master", refusals: Sequence[Refusal]) -> None:
+        """Updates that were not finite have not been sent."""
 
     def stepped(self, master: "Master") -> None:
         """The version has grown by one."""
@@ -170,10 +174,19 @@ class Master:
             self.crew.heard(child, header)
             # It may leave before it could hear of the work that is now its own.
             arrived = replace(arrived, leaves=arrived.leaves and not self.crew.has_gift(child))
+        refusals, state = read_extra(frame)
         if header.flags & Flag.HAS_STATE:
-            self._observer.state_came(child, frame.extra.tobytes(), arrived.leaves)
+            self._observer.state_came(child, state, arrived.leaves)
         self._inbox[child] = frame
+        if refusals:
+            self._report(refusals)
         self._carry_out(self._protocol.on(arrived))
+
+    def _report(self, refusals: Sequence[Refusal]) -> None:
+        try:
+            self._observer.refused(self, refusals)
+        except Exception as error:
+            self.fail(error)
 
     def lose(self, child: int, reason: str) -> None:
         """``child`` is gone for good: others take over what it has left undone."""

@@ -18,6 +18,7 @@ from nnlo.model.adapter import Batch, EarlyGradient, ModelAdapter
 from nnlo.model.manifest import Manifest
 from nnlo.mpi import link
 from nnlo.mpi.frame import Frame
+from nnlo.mpi.refusal import Refusal
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
 
@@ -75,6 +76,13 @@ class EarlyMember(Member):
             batch, self._up.vector, self._ready if is_last else None, adds=self._n_steps > 0
         )
         self._add(sums, epoch, index)
+
+    def _vet(self) -> None:
+        """Name itself where its loss is not finite; its gradient may be on its way already, so
+        that all ranks refuse the sum."""
+        if self._sums[0] and not np.isfinite(self._sums[1]):
+            norm = float(self._sums[1])
+            self._refusals.append(Refusal(self.rank, *self._place, 0, 0, norm))
 
 
 class EarlyRing(RingEnd):

@@ -16,13 +16,16 @@ class Arrived:
     """A child's UP is here. leaves: it was a BYE. has_update: it carries something to apply.
 
     Neither: it pulls, that is asks for the weights right before it sends its update. pulls: it
-    carries an update and pulls for another one (a sub-master's children).
+    carries an update and pulls for another one (a sub-master's children). refused: what it did
+    since its last message was not finite and is not here; without an update there is nothing to
+    apply, but it has done its part of the round.
     """
 
     child: int
     has_update: bool
     leaves: bool = False
     pulls: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ class MasterProtocol:
         self._end_turn(child)
         if event.has_update:
             self._pending.add(child)
+        has_worked = event.has_update or event.refused
+        if has_worked:
             self._clocks[child] += 1
         if event.leaves:
             self._drop(child)
@@ -195,10 +200,10 @@ class MasterProtocol:
                 return [Release(child)]
             self.resting.add(child)
             return []
-        if self._takes_turns and (event.pulls or not event.has_update):
+        if self._takes_turns and (event.pulls or not has_worked):
             self._queue.append(child)
             return []
-        if not event.has_update and self.quorum is None:
+        if not has_worked and self.quorum is None:
             return [Reply(child)]
         self._held.add(child)
         return []

@@ -24,6 +24,8 @@ class Nobody:
 
     def counted(self, *_report: Any) -> None: ...
 
+    def refused(self, *_report: Any) -> None: ...
+
     def stepped(self, master: Master) -> None: ...
 
     def state_came(self, *_report: Any) -> None: ...
@@ -89,10 +91,11 @@ class Replica:
     def _reduce(self, message: Frame) -> Frame:
         stop = Flag.STOP if self.master.stopping else Flag(0)
         half = self.master.half
-        message.header = message.header._replace(flags=stop, rate=half.learning_rate)
+        header = message.header
+        message.header = header._replace(flags=header.flags | stop, rate=half.learning_rate)
         down = self._meet(message)
         half.learning_rate = down.header.rate
-        if not down.header.n_samples and not down.header.flags & Flag.STOP:
+        if not down.header.n_samples and not down.header.flags & (Flag.STOP | Flag.REFUSED):
             self._check()  # all are through with this epoch
         return down
 

@@ -11,9 +11,11 @@ from itertools import islice
 
 import numpy as np
 
+from nnlo.algo import kernels
 from nnlo.algo.base import Vector
 from nnlo.model.adapter import Batch
 from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind
+from nnlo.mpi.refusal import pack_refusals, read_extra
 from nnlo.mpi.worker import Worker
 
 
@@ -43,6 +45,7 @@ class Member(Worker):
     def _begin(self, weights: Vector) -> None:
         self._done = np.zeros_like(self._sums)  # of all members since the last exchange
         self._n_reduced = 0
+        self._is_joint = True
         super()._begin(weights)
 
     def _run_epoch(
@@ -56,20 +59,22 @@ class Member(Worker):
             for index, batch in islice(batches, 1 if local else self._plan.sync_every):
                 self._take(batch, epoch, index)
                 self._position = (epoch, index + 1)
+                if not np.isfinite(self._sums[1]):
+                    break
             reduced = yield self._to_reduce()
             header = reduced.header
-            self._done += self._sums
-            if header.n_samples:
-                self._n_reduced += 1
-                if local:
-                    self._step(reduced)
+            refused = bool(header.flags & Flag.REFUSED)
+            self._refusals = read_extra(reduced)[0]
+            self._count(reduced)
             if header.flags & Flag.STOP:
                 yield from self._wind_up()
                 return True
-            if not header.n_samples:
+            if not header.n_samples and not refused:
                 return False
             due = self._n_reduced >= (self._plan.sync_every if local else 1)
-            if due and (yield from self._exchange()):
+            if (due or refused or not np.isfinite(self._done[1])) and (
+                yield from self._exchange()
+            ):
                 return True
 
     def _take(self, batch: Batch, epoch: int, index: int) -> None:
@@ -82,13 +87,47 @@ class Member(Worker):
         """What this member has, in the frame; a model's own step is shared as weights."""
         if self._plan.trains_locally and not self._adapter.has_gradient:
             self._adapter.get_flat(self._up.vector)
+        self._vet()
         self._up.header = Header(
             Kind.REDUCE,
-            sender=self.rank,
+            Flag.REFUSED if self._refusals else Flag(0),
+            self.rank,
             n_samples=int(self._sums[0]),
             layout=self._layout,
+            n_extra=self._up.set_extra(pack_refusals(self._refusals)),
         )
         return self._up
+
+    def _vet(self) -> None:
+        """Take part with nothing where what this member has is not finite."""
+        if not self._sums[0] or self._is_finite():
+            return
+        self._is_joint = False
+        self._refuse()
+        self._is_joint = True
+        if self._plan.trains_locally and not self._adapter.has_gradient:
+            self._adapter.reset_optimizer()  # it has made the step; others have not
+
+    def _is_finite(self) -> bool:
+        return bool(np.isfinite(self._sums[1])) and kernels.is_finite(self._up.vector)
+
+    def _count(self, reduced: Frame) -> None:
+        """Note what all members have done, and make the step that follows from it."""
+        local = self._plan.trains_locally
+        if not reduced.header.n_samples:
+            # Where all have refused, S or a model's own steps may be ruined on some of them: all
+            # refuse what they have done since the last exchange.
+            if reduced.header.flags & Flag.REFUSED:
+                self._done[1] = np.nan
+            return
+        self._done += self._sums
+        self._n_reduced += 1
+        if not local:
+            return
+        if self._is_finite():
+            self._step(reduced)
+        else:  # nobody has made a step that is not finite
+            self._done[1] = np.nan
 
     def _step(self, reduced: Frame) -> None:
         if self._adapter.has_gradient:
@@ -96,11 +135,11 @@ class Member(Worker):
         else:
             self._adapter.set_flat(reduced.vector)
 
-    def _message(self, kind: Kind) -> Frame:
+    def _collect(self) -> None:
         self._sums[:] = self._done
         # Where nothing has been reduced since the last exchange there is nothing to send.
         self._n_steps = self._n_reduced
-        return super()._message(kind)
+        super()._collect()
 
     def _wind_up(self) -> Generator[Frame, Frame, None]:
         self._n_steps = self._n_reduced
@@ -123,13 +162,15 @@ def reduce_in_process(frames: Sequence[Frame]) -> None:
     if total:
         vector /= np.float32(total)
     sums = np.sum([frame.tail[N_TIMES:] for frame in frames], axis=0)
+    refusals = pack_refusals([one for frame in frames for one in read_extra(frame)[0]])
     flags = Flag(0)
     for header in headers:
         flags |= header.flags
     for frame, header in zip(frames, headers, strict=True):
         frame.vector[:] = vector
         frame.tail[N_TIMES:] = sums
-        frame.header = header._replace(n_samples=total, flags=flags)
+        n_extra = frame.set_extra(refusals)
+        frame.header = header._replace(n_samples=total, flags=flags, n_extra=n_extra)
 
 
 def ring_in_process(

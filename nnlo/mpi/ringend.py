@@ -9,6 +9,7 @@ from nnlo.errors import WorkerFailed
 from nnlo.mpi import link
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import HEADER_BYTES, N_TIMES, Flag, Frame, Header, Kind
+from nnlo.mpi.refusal import pack_refusals, read_extra
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -22,8 +23,8 @@ class ParentLink(Protocol):
     def exchange(self, up: Frame) -> Frame: ...
 
 
-_N_VOTES = 4
-_SAMPLES, _STOP, _FAILED, _RATE = range(_N_VOTES)
+_N_VOTES = 5
+_SAMPLES, _STOP, _FAILED, _REFUSED, _RATE = range(_N_VOTES)
 
 
 class RingEnd:
@@ -65,6 +66,7 @@ class RingEnd:
         votes[_SAMPLES] = header.n_samples
         votes[_STOP] = bool(header.flags & Flag.STOP)
         votes[_FAILED] = header.kind is Kind.ERROR
+        votes[_REFUSED] = bool(header.flags & Flag.REFUSED)
         votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
         link.add_up(self._ring, votes)
         return votes
@@ -76,12 +78,23 @@ class RingEnd:
         if total:
             link.add_up(self._ring, up.tail[N_TIMES:])
             self._average(up.vector, header.n_samples, total)
+        flags = Flag.STOP if votes[_STOP] else Flag(0)
+        n_extra = 0
+        if votes[_REFUSED]:
+            flags |= Flag.REFUSED
+            n_extra = up.set_extra(self._share_refusals(up))
         up.header = header._replace(
             n_samples=total,
-            flags=Flag.STOP if votes[_STOP] else Flag(0),
+            flags=flags,
             rate=float(votes[_RATE]),
+            n_extra=n_extra,
         )
         return up
+
+    def _share_refusals(self, up: Frame) -> bytes:
+        """What any member has refused, for all of them."""
+        found = self._ring.allgather(read_extra(up)[0])
+        return pack_refusals([one for refusals in found for one in refusals])
 
     def _average(self, vector: Vector, n_samples: int, total: int) -> None:
         """Put the mean of all members over ``total`` samples in place of that over one's own."""

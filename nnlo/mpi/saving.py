@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlo.algo import kernels
 from nnlo.checkpoint import Arrays, Checkpoint, CheckpointStore
 from nnlo.errors import CheckpointError
 from nnlo.mpi.evaluate import Background
@@ -36,6 +37,17 @@ class Draft:
     waiting: set[int]
     states: dict[int, bytes] = field(default_factory=dict)
     results: tuple[str, NDArray[np.float32] | None, float] | None = None
+
+
+def is_sound(draft: Draft) -> bool:
+    """Whether its weights are finite; warns where not: no checkpoint must replace one that is."""
+    if kernels.is_finite(draft.arrays["weights"]):
+        return True
+    log.warning(
+        "version %d gets no checkpoint: its weights are not finite; lower the learning rate",
+        draft.version,
+    )
+    return False
 
 
 class Saver:
@@ -96,15 +108,15 @@ class Saver:
         self._draft = None
         self._write(draft)
 
-    def finish(self, draft: Draft) -> None:
-        """Write the state at the end of the run, unless it has been written already.
+    def finish(self, draft: Draft | None) -> None:
+        """Write the state at the end of the run, unless it is None or has been written already.
 
         ``unsaved`` tells afterwards whether the run can be gone on with.
         """
         self.poll(frozenset())
         self._draft = None
         self._settle()
-        if draft.version != self._saved_version:
+        if draft is not None and draft.version != self._saved_version:
             self._write(draft)
         self._settle()
 

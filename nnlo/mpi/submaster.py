@@ -32,7 +32,9 @@ from nnlo.mpi.protocol import (
     Release,
     Reply,
     StopAsked,
+    Suspected,
 )
+from nnlo.mpi.refusal import Refusal, count_refusal, pack_refusals, read_extra
 from nnlo.mpi.tally import count_rank
 
 
@@ -67,6 +69,7 @@ class SubMaster:
         self._waiting: list[int] = []  # children that wait for the parent's answer
         self._missing: set[int] | None = None  # children whose state a checkpoint waits for
         self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
+        self._refusals: list[Refusal] = []  # that the parent has not heard of
         self._failure: Frame | None = None  # the message that ends the run
         self._ended = False
 
@@ -84,8 +87,12 @@ class SubMaster:
             self._carry_out(self._protocol.on(arrived))
             return
         self._inbox[child] = frame
+        refusals, state = read_extra(frame)
+        self._refusals += refusals
+        for one in refusals:
+            count_refusal(self.history, one)
         if header.flags & Flag.HAS_STATE:
-            self._states[child] = unpack_arrays(frame.extra.tobytes())
+            self._states[child] = unpack_arrays(state)
             if self._missing is not None:
                 self._missing.discard(child)
         self._carry_out(self._protocol.on(arrived))
@@ -102,6 +109,10 @@ class SubMaster:
                     self._waiting.append(child)
                 case Release(child):
                     self._link.release(child)
+
+    def suspect(self, child: int) -> None:
+        """``child`` is silent: rounds close without it until it speaks again."""
+        self._carry_out(self._protocol.on(Suspected(child)))
 
     def failure(self, error: Exception, frame: Frame) -> Frame | None:
         """Its code has raised: end what is below; the message that is due, maybe ``frame``."""
@@ -123,7 +134,7 @@ class SubMaster:
         if not self._waiting and not leaves:
             return None
         header = Header(Kind.PULL, Flag(0), self.rank, layout=self._manifest.hash32)
-        if self._updates or leaves:
+        if self._updates or self._refusals or leaves:
             header = self._merged(Kind.BYE if leaves else Kind.UPDATE)
         self._up.header = header
         self._updates.clear()
@@ -144,10 +155,13 @@ class SubMaster:
             flags |= Flag.NO_WEIGHTS
         if any(header.kind is Kind.PULL or header.flags & Flag.PULLS for header in waiting):
             flags |= Flag.PULLS
-        n_extra = 0
+        extra = pack_refusals(self._refusals)
+        if self._refusals:
+            flags |= Flag.REFUSED
+        self._refusals.clear()
         if self._state_is_due(kind):
             flags |= Flag.HAS_STATE
-            n_extra = self._up.set_extra(pack_arrays(self._take_states()))
+            extra += pack_arrays(self._take_states())
         return Header(
             kind,
             flags,
@@ -158,7 +172,7 @@ class SubMaster:
             *max(((header.epoch, header.batch) for header in headers), default=(0, 0)),
             layout=self._manifest.hash32,
             n_merged=sum(header.n_merged for header in headers),
-            n_extra=n_extra,
+            n_extra=self._up.set_extra(extra),
         )
 
     def _state_is_due(self, kind: Kind) -> bool:

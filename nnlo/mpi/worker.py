@@ -93,6 +93,7 @@ class Worker:
         self._place = (0, 0)  # epoch and batch of the last step, from 1
         self._refusals: list[Refusal] = []  # that have not been told
         self._recovers = False  # whether refusals are all that the last message brought
+        self._is_joint = False  # whether what is in the frame is that of a ring
         self._saved: bytes = b""
         self._rate: float | None = None
 
@@ -165,7 +166,8 @@ class Worker:
         self._collect()
         if self._plan.pulls and self._n_steps:
             yield from self._pull()
-        if (self._n_steps or self._refusals) and self._saved:  # of an epoch's end; BYE carries that of now
+        # That which is saved is of an epoch's end; BYE carries that of now.
+        if (self._n_steps or self._refusals) and self._saved:
             self._receive((yield self._message(Kind.UPDATE)))
 
     def _be_hired(self, down: Frame) -> None:
@@ -225,9 +227,10 @@ class Worker:
                 self._adapter.reset_optimizer()
 
     def _refuse(self) -> None:
-        """Drop what is in the frame."""
+        """Drop what is in the frame, and note it."""
         n_samples, norm = int(self._sums[0]), kernels.norm(self._up.vector)
-        self._refusals.append(Refusal(self.rank, *self._place, n_samples, self._n_steps, norm))
+        refusal = Refusal(self.rank, *self._place, n_samples, self._n_steps, norm, self._is_joint)
+        self._refusals.append(refusal)
         self._sums[:] = 0.0
         self._n_steps = 0
 
@@ -277,6 +280,7 @@ class Worker:
         else:
             self._version = header.version
             self._go_on_from(down.vector)
+        self._recovers = False
         self.follow(header.rate)
         if header.flags & Flag.SAVE:
             self._saved = self._pack_state()

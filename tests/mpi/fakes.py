@@ -29,6 +29,7 @@ class LinearModel:
         self.manifest = Manifest(entries)
         self.flat = np.zeros(self.manifest.size, np.float32)
         self.rng = 0
+        self.n_resets = 0
 
     def get_flat(self, out: Any) -> None:
         out[:] = self.flat
@@ -68,6 +69,9 @@ class LinearModel:
 
     def load_local_state(self, state: dict[str, Any]) -> None:
         self.rng = int(state["rng"])
+
+    def reset_optimizer(self) -> None:
+        self.n_resets += 1
 
     def save(self, path: Path) -> list[Path]:
         path.write_bytes(self.flat.tobytes())
@@ -120,9 +124,13 @@ class Silent:
     def __init__(self) -> None:
         self.counts: list[tuple[int, int]] = []
         self.states: dict[int, bytes] = {}
+        self.refusals: list[Any] = []
 
     def counted(self, child: int, header: Any, tail: Any, staleness: int) -> None:
         self.counts.append((child, header.n_samples))
+
+    def refused(self, master: Any, refusals: Any) -> None:
+        self.refusals += refusals
 
     def stepped(self, master: Any) -> None: ...
 
