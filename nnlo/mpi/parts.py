@@ -112,6 +112,7 @@ class Parts:
             checkpoint_every=settings.checkpoint_interval,
             stoppers=tuple(stoppers),
             listeners=tuple(listeners),
+            max_refused=settings.max_refused,
         )
         return Root(plan, background, self._saver(background))
 

@@ -36,7 +36,8 @@ class RootPlan:
     """n_samples: in the training data, which makes an epoch. validate: weights -> metrics; it
     may bring the state S of the weights, a snapshot that is its own, up to date.
     validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
-    of it. checkpoint_every: epochs. stoppers: end the run when reached."""
+    of it. checkpoint_every: epochs. stoppers: end the run when reached. max_refused: messages
+    in a row that bring refusals alone, which end the run."""
 
     n_samples: int
     n_epochs: int
@@ -48,3 +49,4 @@ class RootPlan:
     checkpoint_every: int = 1
     stoppers: tuple[EarlyStopping | Target, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    max_refused: int = 10

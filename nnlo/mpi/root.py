@@ -7,12 +7,14 @@ data holds, whatever the number of workers and the size of their updates.
 import logging
 import math
 import time
+from collections.abc import Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
 import numpy as np
 
+from nnlo.algo import kernels
 from nnlo.algo.base import Vector
 from nnlo.checkpoint import Checkpoint
 from nnlo.errors import CheckpointError, TrainingError
@@ -21,7 +23,9 @@ from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import N_TIMES, Header
 from nnlo.mpi.master import Master
 from nnlo.mpi.plan import RootPlan
-from nnlo.mpi.saving import Draft, Saver
+from nnlo.mpi.refusal import Refusal, RefusalBook
+from nnlo.mpi.saving import Draft, Saver, is_sound
+from nnlo.mpi.spikes import Spikes
 from nnlo.mpi.tally import count_rank
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,8 @@ class Root:
         self._saver = saver
         self._samples = 0  # applied since the start of the run
         self._epoch = 0  # complete ones
+        self._refused = RefusalBook(plan.max_refused)
+        self._spikes = Spikes()
         self._sums = np.zeros(1 + len(plan.metric_names))
         self._staleness = np.zeros(2)  # updates of this epoch, sum of their staleness
         self._evaluation: tuple[Future[Any], Vector, Record] | None = None
@@ -100,7 +106,16 @@ class Root:
         self._samples += header.n_samples
         self._sums += tail[N_TIMES:]
         self._staleness += [1, staleness]
+        self._refused.applied()
+        self._spikes.watch(
+            float(tail[N_TIMES + 1] / tail[N_TIMES]), header.sender, self._epoch + 1
+        )
         count_rank(self.history, header, tail, self._plan.metric_names)
+
+    def refused(self, master: Master, refusals: Sequence[Refusal]) -> None:
+        """What was refused is lost, but its samples have had their turn in this epoch."""
+        self._samples += sum(one.n_samples for one in refusals)
+        self._refused.note(refusals, self.history, master.version)
 
     def stepped(self, master: Master) -> None:
         """The version has grown by one."""
@@ -112,6 +127,9 @@ class Root:
         logs = self._means()
         for listener in self._plan.listeners:
             listener.updated(master.version, int(self._sums[0]), logs)
+        self._follow_clock(master)
+
+    def _follow_clock(self, master: Master) -> None:
         epoch = self._samples // self._plan.n_samples
         if epoch > self._epoch:
             self._end_epoch(master, epoch)
@@ -134,7 +152,9 @@ class Root:
         every = plan.checkpoint_every
         if self._saver and (epoch // every > before // every or last):
             self._saver.poll(master.active)
-            master.ask_states(self._saver.begin(self._draft(master)))
+            draft = self._draft(master)
+            if is_sound(draft):
+                master.ask_states(self._saver.begin(draft))
         every = plan.validate_every
         self._validate(master, record, due=epoch // every > before // every or last)
         if not last and not master.stopping:
@@ -161,7 +181,8 @@ class Root:
         return record
 
     def _means(self) -> dict[str, float]:
-        means = self._sums[1:] / max(self._sums[0], 1.0)
+        # Where all samples have been refused, nothing is known of them.
+        means = self._sums[1:] / self._sums[0] if self._sums[0] else self._sums[1:] + np.nan
         return {name: float(v) for name, v in zip(self._plan.metric_names, means, strict=True)}
 
     def _validate(self, master: Master, record: Record, due: bool) -> None:
@@ -198,6 +219,8 @@ class Root:
         def cost(value: float) -> float:
             return math.inf if math.isnan(value) else value if smaller_is_better else -value
 
+        if not kernels.is_finite(snapshot):
+            return
         if best is None or best["metric"] != metric or cost(record[metric]) < cost(best["value"]):
             self.best = snapshot
             self.history.best = {
@@ -231,11 +254,18 @@ class Root:
         if self.interrupted:
             self.stop(master, self.interrupted)
         self._collect(master)
+        if master.error is None:
+            self._follow_clock(master)  # an epoch may have ended with a refusal
         if self._saver:
             self._saver.poll(master.active)
 
     def finish(self, master: Master) -> None:
-        """All children have left: last validation, last checkpoint, the history's end."""
+        """All children have left: last validation, last checkpoint, the history's end.
+
+        Raises TrainingError where all that the workers did was refused.
+        """
+        self._refused.check(master.version)
+        self._follow_clock(master)
         draft = self._draft(master)
         if self.interrupted and self._evaluation is not None:
             futures.wait([self._evaluation[0]], timeout=LAST_VALIDATION_S)
@@ -248,7 +278,7 @@ class Root:
         self._history_text()
         if self._saver:
             draft.results = (self._history_text(), self.best, master.half.learning_rate)
-            self._saver.finish(draft)
+            self._saver.finish(draft if is_sound(draft) else None)
             self.unsaved = self._saver.unsaved
         for listener in self._plan.listeners:
             listener.end()
