@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 from nnlo.data.arrays import common_length, each, floats_as_float32, joined, taken
+from nnlo.data.patience import Patience
 from nnlo.data.shards import Plan
 from nnlo.errors import ConfigError, DataError
 
@@ -26,6 +27,8 @@ class Data:
     """
 
     shards_itself: ClassVar[bool] = False
+    patience: Patience = Patience()
+    """With files that cannot be read for a moment."""
 
     def __init__(self, batch_size: int, *, shuffle: bool = True, seed: int = 0) -> None:
         if batch_size < 1:
@@ -182,7 +185,7 @@ class Data:
             return sum(self._check(batch, number) for number, batch in enumerate(batches))
 
     def _count_files(self) -> list[int]:
-        return [len_of(self._load(file), file) for file in self.files]
+        return [len_of(self._load(file, was_there=False), file) for file in self.files]
 
     def _check(self, batch: Batch, number: int) -> int:
         """Return the samples of a batch that the user made."""
@@ -217,8 +220,11 @@ class Data:
             self._loaded = (file, batch)
         return self._loaded[1]
 
-    def _load(self, file: str) -> Batch:
-        x, y = self.load_data(self._local(file))
+    def _load(self, file: str, *, was_there: bool = True) -> Batch:
+        def load() -> Batch:
+            return self.load_data(self._local(file))
+
+        x, y = self.patience.run(load, file, was_there=was_there)
         return each(floats_as_float32, x), each(floats_as_float32, y)
 
     def _local(self, file: str) -> str:

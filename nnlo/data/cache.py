@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from nnlo.errors import ConfigError, DataError
@@ -50,20 +52,22 @@ class FileCache:
             done = subprocess.run(
                 arguments, capture_output=True, text=True, errors="replace", check=False
             )
-            if done.returncode != 0:
-                raise DataError(
-                    f"copy command must succeed, got exit code {done.returncode} from "
-                    f"{shlex.join(arguments)}: {done.stderr.strip()}; "
-                    "check the file, the command and the room in the cache folder"
-                )
+            done.check_returncode()
             part.replace(copy)
-        except OSError as error:
+        except subprocess.CalledProcessError as error:
+            raise DataError(
+                f"copy command must succeed, got exit code {error.returncode} from "
+                f"{shlex.join(error.cmd)}: {error.stderr.strip()}; "
+                "check the file, the command and the room in the cache folder"
+            ) from error
+        except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
             raise DataError(
                 f"copy command must run and leave a file in the cache folder, got {error} from "
                 f"{self.command!r} for {file}; check the command and the folder {self.folder}"
             ) from error
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
 
 
 def _copy_name(file: str) -> str:
@@ -72,9 +76,10 @@ def _copy_name(file: str) -> str:
     try:
         status = os.stat(file)
         key += f":{status.st_mtime_ns}:{status.st_size}"
-    except OSError:
+    except (OSError, ValueError):
         pass  # not a local file: the command knows what the name means
-    return f"{hashlib.sha256(key.encode()).hexdigest()[:24]}-{Path(file).name[-100:]}"
+    end = re.sub(rb"[^ -~]", b"_", os.fsencode(Path(file).name)[-100:]).decode()
+    return f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:24]}-{end}"
 
 
 def _filled(command: str, source: str, target: str) -> list[str]:

@@ -1,18 +1,19 @@
 """Streaming from HDF5 files: bounded windows of rows, read ahead by a thread."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnlo.data.base import Batch, Data
 from nnlo.data.cache import FileCache
+from nnlo.data.patience import Patience
 from nnlo.data.prefetch import prefetch
 from nnlo.data.shards import Plan, Window
 from nnlo.data.source import Side, Source, check_alike, opened
-from nnlo.errors import ConfigError
+from nnlo.errors import ConfigError, DataError
 
 Name = str | tuple[str, Callable[[Any], Any]]
 """Name of a dataset or group, alone or with the function that its batches go through."""
@@ -93,7 +94,9 @@ class H5Data(Data):
         counts: list[int] = []
         first: Source | None = None
         for name in self.files:
-            with self._opened(name) as source:
+            with ExitStack() as stack:
+                look = partial(self._look, stack, name)
+                source = self.patience.run(look, name, was_there=False)
                 first = first or source
                 check_alike(first, source)
                 counts.append(source.n_rows)
@@ -115,29 +118,35 @@ class H5Data(Data):
 
     def _windows(self, plan: Plan, first_row: int) -> Generator[_Rows, None, None]:
         """Read the windows of a shard, from the one with ``first_row`` on."""
-        with ExitStack() as stack:
-            current: dict[int, Source] = {}  # one file at most: a shard needs them in turn
-
-            def source_of(file: int) -> Source:
-                if file not in current:
-                    stack.close()
-                    current.clear()
-                    current[file] = stack.enter_context(self._opened(self.files[file]))
-                return current[file]
-
+        with closing(_Reader(self._known, self.files, self.patience)) as reader:
             for file, _, _ in plan.pieces(first_row, min(first_row + 1, plan.n_rows)):
-                first = source_of(file)
+                first = reader.source(file)
                 batches = self.window_bytes // (first.row_bytes * self.batch_size)
                 window_rows = max(1, batches) * self.batch_size
-                block_rows = partial(self._block_rows, source_of)
+                block_rows = partial(self._block_rows, reader)
                 for window in plan.windows(window_rows, block_rows, first_row):
-                    yield _read(window, first, source_of)
+                    yield reader.read(window, first)
 
-    def _block_rows(self, source_of: Callable[[int], Source], file: int) -> int:
+    def _block_rows(self, reader: "_Reader", file: int) -> int:
         """Rows of a file that stay together: whole chunks, a small part of a window."""
-        source = source_of(file)
+        source = reader.source(file)
         wanted = max(1, self.window_bytes // (_BLOCKS_PER_WINDOW * source.row_bytes))
         return -(-wanted // source.chunk_rows) * source.chunk_rows
+
+    def _look(self, stack: ExitStack, name: str) -> Source:
+        return stack.enter_context(self._opened(name))
+
+    @contextmanager
+    def _known(self, file: int) -> Iterator[Source]:
+        """Open a file that has been counted."""
+        name, count = self.files[file], self._counts_per_file()[file]
+        with self._opened(name) as source:
+            if source.n_rows != count:
+                raise DataError(
+                    f"a file must keep the {count} rows that were counted, got {source.n_rows} "
+                    f"in {name}; leave the data alone while a run reads it"
+                )
+            yield source
 
     def _opened(self, name: str) -> AbstractContextManager[Source]:
         return opened(self._local(name), name, self.names, self.window_bytes)
@@ -146,14 +155,57 @@ class H5Data(Data):
         return file if self._cache is None else self._cache.fetch(file)
 
 
-def _read(window: Window, like: Source, source_of: Callable[[int], Source]) -> _Rows:
-    n_rows = window.stop - window.start
-    x, y = like.x.empty(n_rows), like.y.empty(n_rows)
-    at = 0
-    for file, start, stop in window.spans:
-        source_of(file).read(start, stop, x, y, at)
-        at += stop - start
-    return _Rows(window.start, window.stop, x, y)
+class _Reader:
+    """Reads windows from files that are open one at a time, since a shard needs them in turn.
+
+    A file that fails for a moment is closed and opened again: a handle of NFS may be stale.
+    """
+
+    def __init__(
+        self,
+        open_file: Callable[[int], AbstractContextManager[Source]],
+        names: Sequence[str],
+        patience: Patience,
+    ) -> None:
+        self._open_file = open_file
+        self._names = names
+        self._patience = patience
+        self._stack = ExitStack()
+        self._current: tuple[int, Source] | None = None
+
+    def source(self, file: int) -> Source:
+        """The file, open."""
+        return self._patience.run(partial(self._source, file), self._names[file])
+
+    def read(self, window: Window, like: Source) -> _Rows:
+        """The rows of a window, which are of the form of ``like``."""
+        n_rows = window.stop - window.start
+        x, y = like.x.empty(n_rows), like.y.empty(n_rows)
+        at = 0
+        for file, start, stop in window.spans:
+            span = partial(self._read, file, like, start, stop, x, y, at)
+            self._patience.run(span, self._names[file])
+            at += stop - start
+        return _Rows(window.start, window.stop, x, y)
+
+    def close(self) -> None:
+        self._current = None
+        self._stack.close()
+
+    def _source(self, file: int) -> Source:
+        if self._current is None or self._current[0] != file:
+            self.close()
+            self._current = file, self._stack.enter_context(self._open_file(file))
+        return self._current[1]
+
+    def _read(self, file: int, like: Source, *span: Any) -> None:
+        try:
+            source = self._source(file)
+            check_alike(like, source)
+            source.read(*span)
+        except BaseException:
+            self.close()
+            raise
 
 
 def _cache(folder: str | Path | None, command: str | None) -> FileCache | None:

@@ -5,7 +5,6 @@ import io
 import pickle
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,20 @@ _CIFAR_MD5 = (
     ("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
     ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
 )
-# What numpy raises for a file that is damaged, another archive, or a single array.
-_NO_NPZ = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# Address and SHA-256, as in keras.datasets.
+_ORIGINS = {
+    "mnist": (
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz",
+        "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1",
+    ),
+    "cifar10": (
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+}
 _CIFAR_PIXELS = 3 * 32 * 32
+_LARGEST = 2**28
+"""Bytes of all that is in an archive: MNIST has 55 MB, CIFAR-10 186 MB."""
 
 
 class Part(NamedTuple):
@@ -58,12 +68,10 @@ def digits() -> Images:
 
 def mnist(source: Path | None) -> Images:
     """28 x 28 images, from ``source`` (mnist.npz as Keras has it) or through Keras."""
-    if source is None:
-        return _from_keras("mnist")
+    source = source or _fetched("mnist")
     try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
-    except _NO_NPZ as error:
+        found = _mnist_arrays(source)
+    except Exception as error:  # a damaged archive can raise anything
         raise DataError(
             "source of mnist must be a mnist.npz with x_train, y_train, x_test and y_test, "
             f"got {source} ({error}); give the file that Keras uses"
@@ -82,13 +90,14 @@ def cifar10(source: Path | None) -> Images:
 
     source: one of the published archives, python or binary, or a folder of its batches.
     """
-    if source is None:
-        return _from_keras("cifar10")
+    source = source or _fetched("cifar10")
     try:
         read = _folder(source) if source.is_dir() else _archive(source)
         train = [_cifar_batch(read, f"data_batch_{k}", source) for k in range(1, 6)]
         test = _cifar_batch(read, "test_batch", source)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can raise anything
         raise DataError(
             f"source of cifar10 must be a readable .tar.gz or folder of batches, got {source} "
             f"({error}); fetch it again"
@@ -97,28 +106,36 @@ def cifar10(source: Path | None) -> Images:
     return _images(joined, list(test), (32, 32, 3), str(source))
 
 
-def _from_keras(name: str) -> Images:
-    from keras import datasets
+def _fetched(name: str) -> Path:
+    """Download the original, or take the one that Keras has; its SHA-256 is checked."""
+    from keras.utils import get_file
 
+    origin, digest = _ORIGINS[name]
     try:
-        train, test = getattr(datasets, name).load_data()
+        return Path(get_file(origin.rpartition("/")[2], origin=origin, file_hash=digest))
     except Exception as error:  # Keras raises nothing narrower when a download fails
         raise DataError(
             f"{name} must be downloaded or given, got no download ({error}); "
             "without network pass a local copy: --source FILE"
         ) from error
-    shape = (28, 28, 1) if name == "mnist" else (32, 32, 3)
-    return _images(train, test, shape, name)
+
+
+def _mnist_arrays(source: Path) -> list[NDArray[Any]]:
+    with zipfile.ZipFile(source) as archive:
+        _check_size(sum(member.file_size for member in archive.infolist()))
+    with source.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return [arrays[key] for key in ("x_train", "y_train", "x_test", "y_test")]
 
 
 def _images(train: Any, test: Any, shape: tuple[int, ...], where: str) -> Images:
     parts = []
     for x, y in (train, test):
         classes = np.asarray(y).reshape(-1)
-        if len(classes) == 0 or classes.min() < 0 or classes.max() > 9:
+        is_whole = classes.dtype.kind in "iu"
+        if not is_whole or len(classes) == 0 or classes.min() < 0 or classes.max() > 9:
             raise DataError(
-                f"classes must be from 0 to 9 and at least one, got {np.unique(classes)[:20]} "
-                f"in {where}; fetch it again"
+                f"classes must be from 0 to 9 and at least one, got {classes[:20]} in {where}; "
+                "fetch it again"
             )
         parts.append(_part(np.asarray(x).reshape(-1, *shape), classes))
     return Images(parts[0], parts[1], full_scale=255.0)
@@ -141,12 +158,22 @@ def _archive(path: Path) -> Callable[[str], bytes | None]:
             raise DataError(f"md5 of {name} must be {md5}, got {found} of {path}; fetch it again")
     contents = {}
     with tarfile.open(path) as archive:
+        n_bytes = 0
         for member in archive:
             name = Path(member.name).name
-            stream = archive.extractfile(member) if "_batch" in name else None
-            if stream is not None:
+            n_bytes += tarfile.BLOCKSIZE + member.size
+            _check_size(n_bytes)
+            # Links and devices are no batches: the archive holds what it holds, or nothing.
+            stream = archive.extractfile(member) if member.isfile() else None
+            if stream is not None and "_batch" in name:
                 contents[name] = stream.read()
     return contents.get
+
+
+def _check_size(n_bytes: int) -> None:
+    """A small archive may unpack to any size."""
+    if n_bytes > _LARGEST:
+        raise ValueError(f"it unpacks to {n_bytes} bytes or more")
 
 
 def _md5(path: Path) -> str:

@@ -1,8 +1,11 @@
 """One open HDF5 file, seen as rows of features and labels."""
 
+import math
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
@@ -50,8 +53,14 @@ class Columns(NamedTuple):
     is_group: bool
 
     def empty(self, n_rows: int) -> Side:
-        """Room for ``n_rows`` rows, to be read into."""
-        arrays = [np.empty((n_rows, *form.shape), form.dtype) for form in self.forms]
+        """Room for ``n_rows`` rows, to be read into; raises DataError where there is none."""
+        try:
+            arrays = [np.empty((n_rows, *form.shape), form.dtype) for form in self.forms]
+        except (MemoryError, ValueError) as error:  # ValueError: beyond all addresses
+            raise DataError(
+                f"a window of {n_rows} rows must fit into memory, got {error}; "
+                "take smaller batches, or write the file again if its shape is wrong"
+            ) from error
         return Side(arrays, self.forms, self.is_group)
 
 
@@ -89,9 +98,9 @@ class Source:
             for columns, side in ((self.x, x), (self.y, y)):
                 for data, array in zip(columns.datasets, side.arrays, strict=True):
                     data.read_direct(array, np.s_[start:stop], target)
-        except OSError as error:
+        except Exception as error:  # damaged bytes look like anything to HDF5
             raise DataError(
-                f"rows {start} to {stop} must be readable, got {error} in {self.name}; "
+                f"rows {start} to {stop} must be readable, got {_line(error)} in {self.name}; "
                 "the file may be damaged: copy or write it again"
             ) from error
 
@@ -103,20 +112,39 @@ def opened(path: str, name: str, columns: tuple[str, str], cache_bytes: int) -> 
     columns: names of features and labels. cache_bytes: chunks that are used in two windows
     stay up to this size. Raises DataError where the file does not hold what it should.
     """
+    file = None
     try:
-        file = h5py.File(path, "r", rdcc_nbytes=cache_bytes)
+        with _words_of(name):
+            file = h5py.File(path, "r", rdcc_nbytes=cache_bytes)
+            x = _columns(file, columns[0], name, "--features-name", True)
+            y = _columns(file, columns[1], name, "--labels-name", False)
+            common_length(x.datasets, y.datasets, name)
+        yield Source(name, x, y)
+    finally:
+        if file is not None:
+            with suppress(OSError, RuntimeError):  # a stale handle; it has only been read
+                file.close()
+
+
+@contextmanager
+def _words_of(name: str) -> Iterator[None]:
+    """What h5py raises for the file ``name`` as DataError."""
+    try:
+        yield
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"data file must exist, got {name}; correct the list of files") from error
-    except OSError as error:
+    except Exception as error:  # damaged bytes look like anything to HDF5
         raise DataError(
-            f"data file must be readable HDF5, got {name} ({error}); "
+            f"data file must be readable HDF5, got {name} ({_line(error)}); "
             "check it with h5ls, copy or write it again"
         ) from error
-    with file:
-        x = _columns(file, columns[0], name, "--features-name", True)
-        y = _columns(file, columns[1], name, "--labels-name", False)
-        common_length(x.datasets, y.datasets, name)
-        yield Source(name, x, y)
+
+
+def _line(error: Exception) -> str:
+    """The message of h5py, which may have line breaks, as one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _columns(file: Any, key: str, name: str, option: str, is_x: bool) -> Columns:
@@ -144,8 +172,34 @@ def _form(data: Any, name: str, is_x: bool) -> Form:
         )
     # Floats are made float32 on reading; integers stay small until their batch is made.
     dtype = np.dtype(np.float32) if data.dtype.kind == "f" else data.dtype.newbyteorder("=")
-    scale = data.attrs.get("full_scale") if is_x else None
-    return Form(data.shape[1:], dtype, None if scale is None else float(scale))
+    if data.is_virtual:
+        _check_parts(data, name)
+    return Form(data.shape[1:], dtype, _full_scale(data, name) if is_x else None)
+
+
+def _full_scale(data: Any, name: str) -> float | None:
+    given = data.attrs.get("full_scale")
+    if given is None:
+        return None
+    scale = np.asarray(given)
+    if scale.size != 1 or scale.dtype.kind not in "biuf" or not 0 < scale.item() < math.inf:
+        raise DataError(
+            f"attribute full_scale must be a number above 0, got {given} of {data.name} in "
+            f"{name}; it is what the features are divided by"
+        )
+    return float(scale.item())
+
+
+def _check_parts(data: Any, name: str) -> None:
+    """HDF5 reads zeros where a file that a virtual dataset is made of is missing."""
+    folder = Path(data.file.filename).parent
+    for part in {source.file_name for source in data.virtual_sources()}:
+        is_known = part == "." or "%" in part or "HDF5_VDS_PREFIX" in os.environ
+        if not is_known and not (folder / part).exists() and not Path(part).exists():
+            raise DataError(
+                f"files of a virtual dataset must exist, got none called {part} for "
+                f"{data.name} in {name}; put it beside that file"
+            )
 
 
 def _chosen(array: NDArray[Any], rows: NDArray[np.int64] | slice) -> NDArray[Any]:

@@ -2,6 +2,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -206,15 +207,68 @@ def test_arguments_that_cannot_be_used_are_refused(tmp_path, arguments, message)
 
 
 def test_without_network_the_remedy_is_named_and_nothing_is_left(tmp_path, monkeypatch):
-    from keras import datasets
+    from keras import utils
 
-    def fail():
+    def fail(*_args, **_options):
         raise Exception("URL fetch failure")  # noqa: TRY002 - what Keras raises
 
-    monkeypatch.setattr(datasets.mnist, "load_data", fail)
+    monkeypatch.setattr(utils, "get_file", fail)
     with pytest.raises(DataError, match=r"URL fetch failure.*--source FILE"):
         write_dataset("mnist", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_download_is_read_by_our_own_reader(tmp_path, monkeypatch):
+    from keras import utils
+
+    asked = []
+    source = tmp_path / "cifar.tar.gz"
+    write_archive(source, python_form(cifar_batches()))
+    monkeypatch.setattr(utils, "get_file", lambda *a, **o: asked.append((a, o)) or str(source))
+    images = originals.cifar10(None)
+    assert len(images.train.classes) == len(originals.cifar10(source).train.classes)
+    ((name,), options) = asked[0]
+    assert name == "cifar-10-python.tar.gz"
+    assert len(options["file_hash"]) == 64
+
+
+def linked(name, kind, target):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
+@pytest.mark.parametrize("target", ["/etc/hostname", "../../x", "data_batch_1", "nowhere"])
+def test_links_and_devices_in_an_archive_are_no_batches(tmp_path, kind, target):
+    contents = python_form(cifar_batches())
+    del contents["cifar-10-batches-py/test_batch"]
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        archive.addfile(linked("cifar-10-batches-py/test_batch", kind, target))
+    with pytest.raises(DataError, match="hold test_batch or"):
+        originals.cifar10(path)
+
+
+def test_archives_that_unpack_to_any_size_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("x_train", "y_train", "x_test", "y_test"):
+            with archive.open(f"{name}.npy", "w") as stream:
+                for _ in range(20):
+                    stream.write(bytes(2**22))
+    with pytest.raises(DataError, match="unpacks to 335544320 bytes"):
+        originals.mnist(tmp_path / "mnist.npz")
+    member = tarfile.TarInfo("data_batch_1")
+    member.size = 2**40
+    (tmp_path / "bomb.tar").write_bytes(member.tobuf() + bytes(1024))
+    with pytest.raises(DataError, match="unpacks to 10995"):
+        originals.cifar10(tmp_path / "bomb.tar")
 
 
 def test_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
