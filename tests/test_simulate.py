@@ -153,10 +153,10 @@ def test_bad_numbers_are_config_errors():
         run(quorum=0.5)
 
 
-def test_a_loss_that_is_not_finite_ends_the_simulation():
+def test_losses_that_are_not_finite_end_the_simulation():
     data = LineData(60, 4)
-    data.y[30] = np.inf
-    with pytest.raises(TrainingError, match="the loss must be finite"), np.errstate(all="ignore"):
+    data.y[:] = np.inf
+    with pytest.raises(TrainingError, match="updates must be finite"), np.errstate(all="ignore"):
         simulate(ALGO, LinearModel(), data, 2)
 
 

@@ -54,7 +54,7 @@ class Flag(IntFlag):
     SAVE = 8  # down: a checkpoint is being made, send your local state with the next UP
     NO_WEIGHTS = 16  # up: the answer need not bring weights
     PULLS = 32  # up: another update follows the answer at once
-    REFUSED = 64  # up: what the steps came to was not finite and is not sent
+    REFUSED = 64  # up: extra begins with what was not finite and is not sent (refusal.py)
     GIFT = 128  # down: more data to train on is attached
 
 
@@ -70,9 +70,7 @@ class Header(NamedTuple):
     epoch: int = 0  # up: position of the child in its data after this update
     batch: int = 0
     layout: int = 0  # 32 bits of the manifest's hash
-    # Factor on learning rates: down, and from a ring's members to each other. Up, where REFUSED:
-    # the norm of what was refused.
-    rate: float = 1.0
+    rate: float = 1.0  # factor on learning rates: down, and among the members of a ring
     n_merged: int = 1  # up: workers' updates in the update
     stint: int = 0  # up: which stint of its data the position is in
     n_extra: int = 0  # bytes after the vector

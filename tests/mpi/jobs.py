@@ -32,7 +32,8 @@ def validate(weights: Any) -> dict[str, float]:
 
 @dataclass
 class Job:
-    """One run. restore: a checkpoint to go on from. plan: more fields of RootPlan."""
+    """One run. restore: a checkpoint to go on from. plan: more fields of RootPlan. bad: samples
+    whose label is not a number."""
 
     n_workers: int = 1
     n_epochs: int = 3
@@ -47,6 +48,7 @@ class Job:
     in_line: bool = True
     model: LinearModel = field(default_factory=LinearModel)
     plan: dict[str, Any] = field(default_factory=dict)
+    bad: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         background = Background(self.in_line)
@@ -71,6 +73,7 @@ class Job:
     def worker(self, index: int, weights: Any) -> Worker:
         """weights: those from which it will run."""
         data, model = LineData(self.n_samples, self.batch), copy.deepcopy(self.model)
+        data.y[list(self.bad)] = np.nan
         data.set_shard(index, self.n_workers)
         half = self.algo.worker(model.manifest.n_trainable, self.n_workers)
         start = (0, 0)

@@ -1,5 +1,6 @@
 """A rank in the middle, whose children and parent say what a test wants."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind, pack_arrays, unpa
 from nnlo.mpi.loopback import Loopback
 from nnlo.mpi.master import Master, up_frame
 from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.refusal import Refusal, pack_refusals
 from nnlo.mpi.submaster import SubMaster
 from tests.mpi.fakes import LinearModel
 
@@ -37,6 +39,7 @@ class Between:
         n_samples: int = 1,
         flags: int = 0,
         state: float | None = None,
+        refusals: Sequence[Refusal] = (),
         **fields: Any,
     ) -> None:
         """A message of ``child``; value: of all elements of its update, None without one."""
@@ -48,7 +51,10 @@ class Between:
             fields |= {"n_samples": n_samples, "n_steps": 1}
         if state is not None:
             extra, flags = pack_arrays({f"{child}/s": np.array(state)}), flags | Flag.HAS_STATE
-        layout, n_extra = self.manifest.hash32, frame.set_extra(extra)
+        if refusals:
+            flags |= Flag.REFUSED
+        n_extra = frame.set_extra(pack_refusals(refusals) + extra)
+        layout = self.manifest.hash32
         header = Header(kind, flags, child, layout=layout, n_extra=n_extra)
         frame.header = header._replace(**fields)
         self.middle.receive(child, frame)

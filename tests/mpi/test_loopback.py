@@ -10,7 +10,7 @@ import pytest
 
 from nnlo.algo import Downpour
 from nnlo.algo.optimizers import SGD
-from nnlo.errors import ProtocolError, TrainingError, WorkerFailed
+from nnlo.errors import ProtocolError, WorkerFailed
 from nnlo.mpi.frame import Flag, Header, Kind
 from nnlo.mpi.loopback import Loopback, run_in_process
 from nnlo.mpi.master import Master, up_frame
@@ -181,11 +181,13 @@ def test_state_merges_by_weighted_mean_and_never_meets_the_optimizer():
     np.testing.assert_allclose(lone.master.weights[3], model.flat[3], rtol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_batch():
+def test_a_loss_that_is_not_finite_is_refused_with_its_epoch_and_batch():
     setup = Setup(1)
     setup.data[0].y[:] = np.nan
-    with pytest.raises(TrainingError, match=r"got nan in epoch 1, batch 1; lower the learning"):
-        setup.run()
+    setup.run()
+    places = [(one.epoch, one.batch) for one in setup.observer.refusals]
+    assert places[:2] == [(1, 1), (1, 2)]
+    assert setup.master.version == 0
 
 
 def test_what_a_worker_raises_reaches_the_master_with_its_traceback():

@@ -14,6 +14,7 @@ from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.loopback import Loopback
 from nnlo.mpi.master import Master
 from nnlo.mpi.protocol import MasterProtocol
+from nnlo.mpi.refusal import read_extra
 from nnlo.mpi.replica import Nobody, Replica
 from nnlo.mpi.ring import Member, reduce_in_process, ring_in_process
 from nnlo.mpi.worker import WorkerPlan
@@ -139,11 +140,12 @@ def test_the_leader_speaks_for_all_members():
     assert (header.sender, header.n_samples, header.n_steps, header.n_merged) == (0, 12, 1, 1)
 
 
-def test_a_loss_that_is_not_finite_on_one_member_names_epoch_and_batch():
+def test_a_loss_that_is_not_finite_on_one_member_names_it_with_epoch_and_batch():
     made, _ = members(2, ALGOS["gradients"])
     made[1]._data.y[:] = np.nan
-    with pytest.raises(TrainingError, match="got nan in epoch 1, batch 1"):
-        next(ring_in_process([member.run(np.zeros(4, np.float32)) for member in made]))
+    up = next(ring_in_process([member.run(np.zeros(4, np.float32)) for member in made]))
+    assert (up.header.flags, up.header.n_samples) == (Flag.HAS_UPDATE | Flag.REFUSED, 4)
+    assert [one[:4] for one in read_extra(up)[0]] == [(1, 1, 1, 4)]
 
 
 def to_reduce(value, n_samples, flags=0):
