@@ -60,7 +60,10 @@ class ModelBuilder(ABC):
 
 
 class ModelFromJson(ModelBuilder):
-    """A Keras architecture as written by ``model.to_json()``, with weights or fresh ones."""
+    """A Keras architecture as written by ``model.to_json()``, with weights or fresh ones.
+
+    Keras reads it in its safe mode: code inside the file (a Lambda layer) is refused, not run.
+    """
 
     def __init__(self, file: str | Path, weights: str | Path | None = None) -> None:
         self.file = _existing(file)
@@ -74,12 +77,11 @@ class ModelFromJson(ModelBuilder):
         """Raise ModelError for a file that Keras 3 cannot read."""
         import keras
 
-        text = self.file.read_text(encoding="utf-8")
         try:
-            model = keras.models.model_from_json(text)
+            model = keras.models.model_from_json(self.file.read_text(encoding="utf-8"))
             if not isinstance(model, keras.Model):
                 raise TypeError(f"it holds a {type(model).__name__}")  # noqa: TRY301
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except Exception as error:  # a damaged file can raise anything in Keras
             raise ModelError(
                 f"a JSON model must be the output of model.to_json() in Keras 3, got {self.file} "
                 f"({_first_line(error)}); write it again with Keras 3, or use a .py file"
@@ -87,7 +89,7 @@ class ModelFromJson(ModelBuilder):
         if self.weights is not None:
             try:
                 model.load_weights(self.weights)
-            except (ValueError, OSError, KeyError) as error:
+            except Exception as error:  # the same
                 raise ModelError(
                     f"weights must fit the architecture {self.file}, got {self.weights} "
                     f"({_first_line(error)}); write them by model.save_weights"
@@ -96,7 +98,10 @@ class ModelFromJson(ModelBuilder):
 
 
 class ModelFromKeras(ModelBuilder):
-    """A whole model as written by ``model.save``; only its architecture and weights count."""
+    """A whole model as written by ``model.save``; only its architecture and weights count.
+
+    Read in the safe mode of Keras, as that of ModelFromJson.
+    """
 
     def __init__(self, file: str | Path) -> None:
         self.file = _existing(file)
@@ -110,8 +115,8 @@ class ModelFromKeras(ModelBuilder):
         import keras
 
         try:
-            return keras.models.load_model(self.file, compile=False)
-        except (ValueError, TypeError, OSError, KeyError) as error:
+            return keras.models.load_model(self.file, compile=False, safe_mode=True)
+        except Exception as error:  # a damaged file can raise anything in Keras
             raise ModelError(
                 f"a .keras model must be a file written by model.save, got {self.file} "
                 f"({_first_line(error)}); save it again with Keras 3"
