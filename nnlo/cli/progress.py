@@ -36,6 +36,9 @@ class Progress:
             loggers = [logging.getLogger("nnlo")]
             self._above.enter_context(logging_redirect_tqdm(loggers))
 
+    def goes_on(self, root: Root, master: Master) -> None:
+        """The next epoch closes the bar of the one that was not finished."""
+
     def epoch_began(self, epoch: int) -> None:
         self._close()
         self._shown = 0

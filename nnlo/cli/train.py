@@ -14,7 +14,7 @@ from nnlo.algo.base import Algorithm
 from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
-from nnlo.cli.marks import code_of_end, mark_done, mark_started
+from nnlo.cli.marks import AGAIN, code_of_end, mark_done, mark_started
 from nnlo.cli.options import parse, speak_first
 from nnlo.cli.progress import Progress
 from nnlo.cli.resume import resume_from
@@ -22,9 +22,9 @@ from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.threads import settle_rank
 from nnlo.cli.train_options import TrainOptions
 from nnlo.data import H5Data, read_list
-from nnlo.errors import ConfigError, NNLOError
+from nnlo.errors import ConfigError, NNLOError, RanksLost
 from nnlo.model import ModelBuilder, load_builder
-from nnlo.mpi import link
+from nnlo.mpi import link, ulfm
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
 from nnlo.mpi.setup import together
@@ -54,12 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         speak_first(f"TrainingDriver: error: {error}")
         return 1
     try:
-        return _run(options, comm)
+        with ulfm.losses(comm):
+            return _run(options, comm)
     except NNLOError as error:
-        code = _tell(error, comm is None or comm.rank == 0)
-        if comm is not None:
-            link.barrier(comm)  # rank 0 has spoken before the launcher sees an exit code
+        left = ulfm.survivors(comm)
+        code = _tell(error, left is None or left.rank == 0)
+        ulfm.survivors(left)  # all have heard it before the launcher sees an exit code
         return code
+    except ulfm.PeersLost:
+        _tell(RanksLost("no rank must die before the training begins, got that; start again"))
+        link.abort(AGAIN)
+        return AGAIN
     except KeyboardInterrupt:
         if comm is not None:
             link.abort(130)
@@ -72,11 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _tell(error: NNLOError, speaks: bool) -> int:
+def _tell(error: NNLOError, speaks: bool = True) -> int:
+    """Say what has failed, on one rank; return the exit code for it."""
+    code = AGAIN if isinstance(error, RanksLost) else 1
     if speaks:
-        mark_done(1)
+        if code != AGAIN:  # what ends without a mark, nnlorun may start again
+            mark_done(code)
         print(f"TrainingDriver: error: {error}", file=sys.stderr, flush=True)
-    return 1
+    return code
 
 
 def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
@@ -105,13 +113,13 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
         for remark in manager.remarks():
             log.warning("%s", remark)
     about = {"n_ranks": 1 if comm is None else comm.size, "algorithm": repr(manager.algo)}
-    together(comm, lambda: folder.write_config(options, about) if rank == 0 else None)
+    manager.on_root(lambda: folder.write_config(options, about))
     if rank == 0:
         mark_started(folder.checkpoint(options.checkpoint))
     code = _train(manager, folder, options)
     if rank == 0:
         mark_done(code)
-    manager.close()
+    manager.close()  # all wait for what rank 0 has to say
     return code
 
 
@@ -127,9 +135,9 @@ def _train(manager: MPIManager, folder: RunDirectory, options: TrainOptions) -> 
             if manager.unsaved is not None:
                 raise manager.unsaved
     except NNLOError as error:
+        code = _tell(error, manager.is_first)
         if not manager.abandoned:
-            raise
-        _tell(error, speaks=True)
+            return code
     code = code_of_end(manager.interrupted, has_checkpoint=options.checkpoint is not None)
     if manager.abandoned:
         code = code or 1

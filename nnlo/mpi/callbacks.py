@@ -49,6 +49,10 @@ class _Optimizer:
         self._rate = float(np.asarray(value))
         self._master.half.learning_rate = self._rate * self._scale
 
+    def go_on(self, master: Master) -> None:
+        """Set the rate of ``master`` from now on, which has that of the one before."""
+        self._master = master
+
     @property
     def scale(self) -> float:
         return self._scale
@@ -100,6 +104,11 @@ class TrainedModel:
         else:
             self._write(lambda: self._adapter.save(Path(filepath)))
 
+    def go_on(self, root: "Root", master: Master) -> None:
+        """Show these from now on; what callbacks have set stays."""
+        self._root, self._master = root, master
+        self.optimizer.go_on(master)
+
     def _write(self, write: Callable[[], Any]) -> None:
         """Let ``write`` save the model in turn with a validation that may be under way."""
         weights = self._weights().copy()
@@ -137,6 +146,11 @@ class KerasCallbacks:
             callback.set_params({"epochs": self._n_epochs, "verbose": 0, "steps": None})
             callback.set_model(self._model)
         self._call("on_train_begin", {})
+
+    def goes_on(self, root: "Root", master: Master) -> None:
+        assert self._model is not None
+        self._root, self._master = root, master
+        self._model.go_on(root, master)
 
     def epoch_began(self, epoch: int) -> None:
         self._step = 0

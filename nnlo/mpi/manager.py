@@ -1,26 +1,35 @@
 """One training job on a communicator."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from nnlo.algo.base import Algorithm, Vector
+from nnlo.checkpoint import Checkpoint
 from nnlo.data import Data
-from nnlo.errors import CheckpointError, ConfigError
+from nnlo.errors import CheckpointError, ConfigError, NNLOError, RanksLost
 from nnlo.history import History, Record
 from nnlo.model import ModelBuilder
 from nnlo.model.adapter import ModelAdapter
-from nnlo.mpi import link, roles
+from nnlo.mpi import link, roles, ulfm
+from nnlo.mpi.callbacks import KerasCallbacks
+from nnlo.mpi.evaluate import Recalibration
 from nnlo.mpi.master import Master
 from nnlo.mpi.parts import Parts
 from nnlo.mpi.plan import Listener
+from nnlo.mpi.regroup import Ranks
 from nnlo.mpi.root import Root
+from nnlo.mpi.serve import signals
 from nnlo.mpi.settings import RunSettings, check_shape
-from nnlo.mpi.setup import Job, Prepared, prepare, together
+from nnlo.mpi.setup import Job, Prepared, build, deal, together
 from nnlo.mpi.topology import Topology
 from nnlo.spans import Span, Spans
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+log = logging.getLogger(__name__)
 
 
 class MPIManager:
@@ -77,18 +86,28 @@ class MPIManager:
             self.settings,
             root_algo,
         )
-        self._comm = comm = None if comm is None or comm.size == 1 else comm
-        self._rank = 0 if comm is None else comm.rank
-        self._topology = Topology(
+        comm = None if comm is None or comm.size == 1 else comm
+        topology = Topology(
             1 if comm is None else comm.size,
             self.settings.num_masters,
             self.settings.num_processes,
             self.settings.num_shards,
             algo.has_master,
+            self.settings.spares,
         )
-        check_shape(self._topology, self.settings, algo, root_algo)
-        self._callbacks, self._listeners = tuple(callbacks), tuple(listeners)
+        check_shape(topology, self.settings, algo, root_algo)
+        self._ranks = Ranks(comm, topology, self.settings.suspect_after)
+        self._callbacks, self._listeners = tuple(callbacks), list(listeners)
         self._prepared: Prepared | None = None
+        self._dealt: MPI.Intracomm | None = None  # for these ranks
+        self._root: Root | None = None
+        self._earlier: Root | None = None  # the last one that has begun
+        self._master: Master | None = None
+        self._book: tuple[History, Topology] | None = None  # of a sub-master
+        self._recalibration: Recalibration | None = None
+        self._is_over = False
+        self._scope = ExitStack()  # of the root
+        self._loss: BaseException | None = None
 
     @property
     def adapter(self) -> ModelAdapter:
@@ -102,7 +121,23 @@ class MPIManager:
 
         Bad input found on any rank raises the same NNLOError on all. ``train`` does it too.
         """
-        self._prepared = prepare(self._comm, self._job, self._topology)
+        self._survive(self._prepare)
+
+    def _prepare(self) -> None:
+        self._ranks.open()
+        comm, topology = self._ranks.comm, self._ranks.topology
+        built = build(comm, self._job, topology)
+        self._prepared = deal(comm, self._job, topology, built, built.first)
+        self._dealt = comm
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, or the first of those that are left where that is dead."""
+        return self._ranks.rank == 0
+
+    def on_root(self, step: Callable[[], None]) -> None:
+        """Do ``step`` on rank 0; its NNLOError is raised on all ranks. Every rank calls it."""
+        self._survive(lambda: together(self._ranks.comm, step if self.is_first else lambda: None))
 
     def summary(self) -> str:
         """What will be trained, in one line; on rank 0, after ``prepare``."""
@@ -110,7 +145,7 @@ class MPIManager:
         return (
             f"{manifest.n_trainable:,} weights, {self._job.data.n_samples:,} samples an epoch, "
             f"{self.settings.num_epochs} epochs, {type(self.algo).__name__}, "
-            f"{self._topology.describe()}{self._restored()}"
+            f"{self._ranks.topology.describe()}{self._restored()}"
         )
 
     def _restored(self) -> str:
@@ -121,7 +156,7 @@ class MPIManager:
 
     def remarks(self) -> list[str]:
         """Where the run is not quite what was asked for, a sentence each; after ``prepare``."""
-        remarks = self._topology.remarks()
+        remarks = self._ranks.topology.remarks()
         prepared = self._prepared
         if prepared is not None and prepared.checkpoint and not prepared.ranks_restored:
             remarks.append(
@@ -138,66 +173,177 @@ class MPIManager:
         """
         if self._prepared is None:
             self.prepare()
-        assert self._prepared is not None
-        parts = Parts(self._comm, self._job, self._topology, self._prepared, self.spans)
-        root = together(self._comm, lambda: self._make_root(parts))
-        if self._comm is not None and self.spans.enabled:
-            link.barrier(self._comm)
-        self.spans.start()
-        try:
-            master = self._play(parts, root)
-        finally:
-            if root is not None:
-                self.interrupted, self.history = root.interrupted, root.history
-                self.unsaved = root.unsaved
-        if root is not None and master is not None:
-            self.weights = master.weights.copy()
-            if parts.recalibration is not None and not root.interrupted:
-                parts.recalibration(self.weights)
-            self.best = root.best
+        with self._scope:
+            try:
+                self._survive(self._train)
+                self._finish()
+            finally:
+                if self._root is not None:
+                    self.interrupted, self.history = self._root.interrupted, self._root.history
+                    self.unsaved = self._root.unsaved
         return self.history
+
+    def _survive(self, step: Callable[[], None]) -> None:
+        """Do ``step`` with all ranks, or else again with those that are left.
+
+        Raises an NNLOError of ``step``, which comes on all ranks or on none.
+        """
+        while True:
+            error = None
+            done = True
+            try:
+                with ulfm.losses(self._ranks.comm):
+                    step()
+            except ulfm.PeersLost as lost:
+                done = False
+                self._loss = lost  # with it the buffers into which MPI may still write
+                if self._prepared is not None:
+                    ulfm.revoke(self._prepared.ring)
+                    ulfm.revoke(self._prepared.beside)
+            except NNLOError as raised:
+                error = raised
+            if self.abandoned or self._ranks.meet(done=done):
+                if error is not None:
+                    raise error
+                return
+
+    def _train(self) -> None:
+        """Train until the end of the run, from where ranks were lost if some were."""
+        comm = self._ranks.comm
+        if comm is not self._dealt:
+            if comm is not None:  # where rank 0 has nothing left to do, nobody has
+                self._is_over = comm.bcast(self._is_over)
+            if not self._is_over:
+                self._regroup()
+        if not self._is_over:
+            self._play()
+            self._is_over = True
+        if not self.abandoned:
+            self._gather()
+
+    def _regroup(self) -> None:
+        """Give the ranks that are left their parts in what is to come; collective."""
+        assert self._prepared is not None
+        comm, topology, built = self._ranks.comm, self._ranks.topology, self._prepared.built
+        if topology.n_masters == 1 and self._job.root_algo is not None:
+            raise RanksLost(
+                "there must be a sub-master where it trains by an algorithm of its own, got "
+                f"too few ranks after the death of {' and '.join(self._ranks.lost)}; start it "
+                "again from its newest checkpoint"
+            )
+        self._bring_books()
+        is_first = self._ranks.rank == 0
+        checkpoint = together(comm, self._capture if is_first else lambda: None)
+        built.adapter.reset_optimizer()  # of workers that were others
+        self._prepared = deal(comm, self._job, topology, built, checkpoint)
+        self._dealt = comm
+        lost, self._ranks.lost = self._ranks.lost, []
+        if self._ranks.rank == 0 and lost:
+            log.warning(
+                "%s %s lost in epoch %d, which begins anew, with %s",
+                " and ".join(lost),
+                "were" if len(lost) > 1 else "was",
+                self._prepared.first_epoch + 1,
+                topology.describe(),
+            )
+
+    def _capture(self) -> Checkpoint | None:
+        """What rank 0 goes on from, where training had begun."""
+        assert self._prepared is not None
+        if self._root is not None and self._root.has_begun:
+            self._earlier = self._root
+        if self._earlier is None:
+            return self._prepared.checkpoint
+        return self._earlier.capture()
+
+    def _play(self) -> None:
+        """Do this rank's part."""
+        assert self._prepared is not None
+        comm, topology = self._ranks.comm, self._ranks.topology
+        parts = Parts(comm, self._job, topology, self._prepared, self.spans)
+        root = together(comm, lambda: self._make_root(parts))
+        if comm is not None and self.spans.enabled:
+            link.barrier(comm)
+        if not self.spans.zero:
+            self.spans.start()
+        match topology.role(self._ranks.rank):
+            case "alone":
+                assert root is not None
+                self._master = roles.train_alone(parts, root, self._earlier)
+            case "root":
+                assert root is not None
+                self._master = roles.lead(parts, root, self._earlier, self._abandon)
+            case "sub-master":
+                roles.stand_between(parts, self._keep_book)
+            case "shard":
+                roles.own_slice(parts)
+            case "replica":
+                self._master = roles.train_together(parts, root, self._earlier)
+            case "spare" if not topology.is_star:
+                roles.rest(parts)
+            case "leader" | "member" | "spare":
+                roles.work(parts)
 
     def _make_root(self, parts: Parts) -> Root | None:
         """The observer of rank 0; None elsewhere."""
-        return parts.root(self._listeners, self._callbacks) if self._rank == 0 else None
-
-    def _play(self, parts: Parts, root: Root | None) -> Master | None:
-        """Do this rank's part; returns the master on rank 0."""
-        match self._topology.role(self._rank):
-            case "alone":
-                assert root is not None
-                return roles.train_alone(parts, root, self._gather)
-            case "root":
-                assert root is not None
-                return roles.lead(parts, root, self._gather, self._abandon)
-            case "sub-master":
-                roles.stand_between(parts, self._gather)
-            case "shard":
-                roles.own_slice(parts, self._gather)
-            case "replica":
-                return roles.train_together(parts, root, self._gather)
-            case "leader" | "member":
-                roles.work(parts, self._gather)
-        return None
+        if self._ranks.rank > 0:
+            return None
+        if self._root is None and self._callbacks:
+            n_epochs = self.settings.num_epochs
+            callbacks = KerasCallbacks(self._callbacks, parts.prepared.adapter, n_epochs)
+            self._listeners.insert(0, callbacks)
+        self._root = parts.root(self._listeners)
+        self._scope.close()
+        self._scope.enter_context(self._root.background)
+        self._scope.enter_context(signals(self._root))
+        self._recalibration = parts.recalibration
+        return self._root
 
     def _abandon(self) -> None:
         self.abandoned = True
 
-    def _gather(self, history: History | None) -> dict[str, list[Record]]:
+    def _keep_book(self, history: History) -> None:
+        self._book = history, self._ranks.topology
+
+    def _bring_books(self) -> None:
+        """Bring the books of sub-masters to rank 0, rows by number of a rank; collective."""
+        rows: dict[str, list[Record]] = {}
+        if self._book is not None:
+            history, topology = self._book
+            rows = {str(topology.number(int(rank))): r for rank, r in history.ranks.items()}
+        comm = self._ranks.comm
+        found = [rows] if comm is None else comm.gather(rows) or []
+        self._book = None
+        if self._root is not None:
+            self._root.join({rank: r for book in found for rank, r in book.items()})
+
+    def _gather(self) -> None:
         """Bring to rank 0 what each rank did when, and the books of sub-masters; collective."""
-        if self._comm is None:
-            self.timeline = {"train": self.spans.entries} if self.spans.enabled else {}
-            return {}
-        found = self._comm.gather((self.spans.entries, history.ranks if history else {})) or []
+        comm, topology = self._ranks.comm, self._ranks.topology
+        if comm is not None and ulfm.is_on():
+            link.barrier(comm, self._ranks.end_stopped())
+        self._bring_books()
         if self.spans.enabled:
-            for rank, (entries, _) in enumerate(found):
-                self.timeline[self._topology.name(rank)] = entries
-        return {rank: rows for _, ranks in found for rank, rows in ranks.items()}
+            entries = self.spans.entries
+            found = [entries] if comm is None else comm.gather(entries) or []
+            self.timeline = {topology.name(rank): one for rank, one in enumerate(found)}
+
+    def _finish(self) -> None:
+        """After the last message, on rank 0: the last validation and the results."""
+        root, master = self._root, self._master
+        if root is None or master is None:
+            return
+        roles.finish(root, master)
+        self.weights = master.weights.copy()
+        recalibration = self._recalibration
+        if recalibration is not None and not root.interrupted:
+            recalibration(self.weights)
+        self.best = root.best
 
     def close(self) -> None:
         """Wait for all ranks and release the data; every rank calls it."""
-        if self._comm is not None and not self.abandoned:
-            link.barrier(self._comm)
-            if self._prepared is not None and self._prepared.ring is not None:
-                self._prepared.ring.Free()
+        if not self.abandoned:
+            prepared = self._prepared
+            parts = () if prepared is None else (prepared.ring, prepared.beside)
+            self._ranks.close(*parts)
         self._job.data.close()

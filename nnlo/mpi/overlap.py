@@ -16,7 +16,7 @@ from nnlo.algo.base import Vector
 from nnlo.errors import ConfigError
 from nnlo.model.adapter import Batch, EarlyGradient, ModelAdapter
 from nnlo.model.manifest import Manifest
-from nnlo.mpi import link
+from nnlo.mpi import link, ulfm
 from nnlo.mpi.frame import Frame
 from nnlo.mpi.refusal import Refusal
 from nnlo.mpi.ring import Member
@@ -118,8 +118,9 @@ class EarlyRing(RingEnd):
                 self._missing[index] -= stop - start
         while len(self._begun) < len(self._cuts) and not self._missing[len(self._begun)]:
             self._begin_next(vector)
-        for request in self._begun:
-            request.Test()  # MPI moves data within calls only
+        with ulfm.losses(self._comm):
+            for request in self._begun:
+                request.Test()  # MPI moves data within calls only
 
     def _begin_next(self, vector: Vector) -> None:
         part = vector[self._cuts[len(self._begun)]]

@@ -1,24 +1,30 @@
 """The parts that a rank needs for its role, made of what ``prepare`` has found."""
 
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from nnlo.algo.base import Algorithm
 from nnlo.checkpoint import CheckpointStore
+from nnlo.mpi import ulfm
+from nnlo.mpi.agenda import Position, Share, own_share
 from nnlo.mpi.branch import Branch, BranchPlan, load_branch_state
-from nnlo.mpi.callbacks import KerasCallbacks
+from nnlo.mpi.crew import Crew
+from nnlo.mpi.ends import ParentEnd
 from nnlo.mpi.evaluate import Background, Recalibration, evaluate
 from nnlo.mpi.frame import Frame
+from nnlo.mpi.guard import Guard, Keeper
 from nnlo.mpi.master import Layout, Master, Observer, up_frame
 from nnlo.mpi.outbox import Link
 from nnlo.mpi.overlap import EarlyMember, EarlyRing
 from nnlo.mpi.plan import Listener, RootPlan
 from nnlo.mpi.reducer import make_reducer
+from nnlo.mpi.regroup import end_stopped
 from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
@@ -30,6 +36,7 @@ from nnlo.mpi.slices import Slice, cut, cut_state
 from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology
+from nnlo.mpi.vigil import DEAD, Vigil
 from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
 from nnlo.spans import Spans
 
@@ -54,6 +61,12 @@ class Parts:
         return 0 if self.comm is None else self.comm.rank
 
     @property
+    def dies_alone(self) -> bool:
+        """Whether the others regroup without this rank once its code has raised."""
+        goes_on = self.job.settings.on_worker_error == "continue" and ulfm.is_on()
+        return goes_on and self.rank > 0 and not self.topology.is_star
+
+    @property
     def root_algo(self) -> Algorithm:
         """What the root runs."""
         return self.job.root_algo or self.job.algo
@@ -63,7 +76,7 @@ class Parts:
         """For the algorithm: who exchanges with the root, or all ranks where there is none."""
         topology = self.topology
         if not topology.has_master:
-            return topology.n_ranks
+            return len(topology.trainers)
         return len(topology.sub_masters) if self.job.root_algo else topology.n_workers
 
     def frame(self, rank: int, layout: Layout | None = None) -> Frame:
@@ -82,7 +95,7 @@ class Parts:
 
     # The root ---------------------------------------------------------------------------------
 
-    def root(self, listeners: Sequence[Listener], callbacks: Sequence[Any]) -> Root:
+    def root(self, listeners: Sequence[Listener]) -> Root:
         """The observer of rank 0."""
         settings, names = self.job.settings, self.prepared.adapter.metric_names
         # Where this rank trains as well, its one model can't be validated at the same time.
@@ -96,11 +109,6 @@ class Parts:
             stoppers.append(EarlyStopping.parse(settings.early_stopping, known))
         if settings.target_metric:
             stoppers.append(Target.parse(settings.target_metric, known))
-        listeners = list(listeners)
-        if callbacks:
-            listeners.insert(
-                0, KerasCallbacks(callbacks, self.prepared.adapter, settings.num_epochs)
-            )
         plan = RootPlan(
             n_samples=self.job.data.n_samples,
             n_epochs=settings.num_epochs,
@@ -113,6 +121,7 @@ class Parts:
             stoppers=tuple(stoppers),
             listeners=tuple(listeners),
             max_refused=settings.max_refused,
+            number=self.topology.number,
         )
         return Root(plan, background, self._saver(background))
 
@@ -143,7 +152,7 @@ class Parts:
         if base is None:
             return None
         about = identity(self.job, self.prepared.adapter)
-        about["topology"] = self.topology.describe()
+        about["topology"] = self.topology.shape
         store = CheckpointStore(base)
         store.prepare()
         return Saver(store, background, about)
@@ -170,7 +179,9 @@ class Parts:
         master = kind(
             layout,
             half,
-            make_protocol(self.job.settings, children, algo, observers),
+            make_protocol(
+                self.job.settings, children, algo, observers, keeps_children=self._hires
+            ),
             link,
             observer,
             weights,
@@ -186,6 +197,52 @@ class Parts:
             if saved.base_learning_rate == half.learning_rate:
                 half.learning_rate = saved.learning_rate
         return master
+
+    @property
+    def _hires(self) -> bool:
+        """Whether workers take over from one that is lost."""
+        survives = ulfm.is_on() or self.job.settings.on_worker_error == "continue"
+        return survives and self.topology.is_star
+
+    def crew(self) -> Crew | None:
+        """Who trains on what, where the run goes on without a worker that is lost; else None."""
+        if not self._hires:
+            return None
+        shares: dict[int, list[Share]] = {rank: [] for rank in self.topology.spares}
+        for shard, rank in enumerate(self.topology.leaders):
+            shares[rank] = own_share(shard, self._start(rank), self.job.settings.num_epochs)
+        self.job.data.set_shard(0, len(shares) - len(self.topology.spares))
+        return Crew(shares, self.job.data.n_batches)
+
+    def _start(self, rank: int) -> Position:
+        """Where a worker begins; on rank 0."""
+        prepared = self.prepared
+        if prepared.checkpoint is None or not prepared.ranks_restored:
+            return prepared.first_epoch, 0
+        epoch, batch = prepared.checkpoint.arrays[f"worker/{rank}/position"]
+        return int(epoch), int(batch)
+
+    def vigil(self) -> Vigil:
+        """The clock of this rank's children."""
+        after = self.job.settings.suspect_after
+        if self.topology.sub_masters and self.rank == 0:
+            after *= 2  # what a worker is silent of must not be blamed on its sub-master
+        return Vigil((), after, time.perf_counter())
+
+    def guard(
+        self, keeper: Keeper, end: ParentEnd, lose: Callable[[int, str], None] | None = None
+    ) -> Guard:
+        """Who looks after this rank's children."""
+        topology = self.topology
+        return Guard(
+            keeper,
+            end,
+            self.prepared.registry,
+            lambda child: topology.worker_of(child) or (child,),
+            topology.name,
+            self.prepared.watch,
+            lose,
+        )
 
     def own_slice(self, link: Link, children: Sequence[int]) -> Master:
         """The master of one slice that is not the root's, which reads it as an observer."""
@@ -245,22 +302,29 @@ class Parts:
         """
         if self.topology.has_master:
             return None
-        return make_reducer(self.job.algo, self.prepared.adapter, self.prepared.ring, self.comm)
+        prepared = self.prepared
+        ring = make_reducer(self.job.algo, prepared.adapter, prepared.ring, prepared.beside)
+        if ring is not None and self.rank == 0:
+            after = DEAD * self.job.settings.suspect_after
+            ring.meanwhile = end_stopped(prepared.registry, self.topology.n_ranks, after)
+        return ring
 
     def worker(self) -> Worker:
         """This rank's worker, or its part of one."""
         algo, prepared, topology = self.job.algo, self.prepared, self.topology
         adapter = prepared.adapter
-        under = topology.n_workers if topology.has_master else topology.n_ranks
+        under = topology.n_workers if topology.has_master else len(topology.trainers)
         if self.job.root_algo is not None:
             under = len(topology.leaders_under(topology.parent(topology.worker_of(self.rank)[0])))
         half = algo.worker(adapter.manifest.n_trainable, under)
-        # A checkpoint may hold a rate that a callback had changed; the base is never that one.
-        base_rate = adapter.learning_rate if algo.trains_locally else 1.0
         start = (prepared.first_epoch, 0)
         if prepared.own_state:
             start = load_worker_state(prepared.own_state, adapter, half, prepared.weights)
-        index = topology.trainers.index(self.rank)
+        if self.rank in topology.spares:
+            self.job.data.set_shard(0, len(topology.trainers))
+            index, place = self.rank, None
+        else:
+            index, place = topology.trainers.index(self.rank), start
         seed = np.random.SeedSequence([self.job.settings.seed, index]).generate_state(1)[0]
         make: Callable[..., Worker] = Worker if prepared.ring is None else Member
         if isinstance(self.reducer, EarlyRing):
@@ -270,14 +334,15 @@ class Parts:
             adapter,
             self.job.data,
             half,
-            self.frame(topology.worker_of(self.rank)[0]),
+            self.frame((topology.worker_of(self.rank) or (self.rank,))[0]),
             WorkerPlan(
                 n_epochs=self.job.settings.num_epochs,
                 sync_every=algo.sync_every,
                 trains_locally=algo.trains_locally,
-                base_rate=base_rate,
+                # A checkpoint may hold a rate that a callback had changed: never that one.
+                base_rate=prepared.built.base_rate,
                 pulls=algo.pulls,
-                start=start,
+                start=place,
                 version=prepared.version,
                 sends_state=self.job.settings.checkpoint is not None,
                 seed=int(seed),

@@ -18,6 +18,9 @@ class Listener(Protocol):
 
     def begin(self, root: "Root", master: Master) -> None: ...
 
+    def goes_on(self, root: "Root", master: Master) -> None:
+        """Ranks were lost: from now on it is these, and an epoch may begin once more."""
+
     def epoch_began(self, epoch: int) -> None:
         """epoch: from 0."""
 
@@ -37,7 +40,7 @@ class RootPlan:
     may bring the state S of the weights, a snapshot that is its own, up to date.
     validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
     of it. checkpoint_every: epochs. stoppers: end the run when reached. max_refused: messages
-    in a row that bring refusals alone, which end the run."""
+    in a row that bring refusals alone, which end the run. number: by which users know a rank."""
 
     n_samples: int
     n_epochs: int
@@ -50,3 +53,4 @@ class RootPlan:
     stoppers: tuple[EarlyStopping | Target, ...] = ()
     listeners: tuple[Listener, ...] = ()
     max_refused: int = 10
+    number: Callable[[int], int] = int

@@ -1,7 +1,8 @@
 """A rank of a run without master: it applies what the ring has reduced to its own weights."""
 
 import zlib
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnlo.algo.base import Vector
@@ -13,6 +14,7 @@ from nnlo.mpi.loopback import Loopback
 from nnlo.mpi.master import Master
 from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Root
+from nnlo.mpi.ulfm import PeersLost, losses
 from nnlo.mpi.worker import Worker
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Replica:
     """Its own ``master`` behind ``end``; reductions go to ``ring``.
 
     root: on rank 0 only. What it decides, to stop or another learning rate, rides in the next
-    reduction, so that all ranks follow at the same update.
+    reduction, so that all ranks follow at the same update. die: what this rank does where its
+    own code has raised; None to end the run.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Replica:
         end: Loopback,
         ring: RingEnd,
         root: Root | None,
+        die: Callable[[BaseException], NoReturn] | None = None,
     ) -> None:
         self.master = master
         self._comm = comm
         self._end = end
         self._ring = ring
         self._root = root
+        self._die = die
         self._has_left = False
 
     def run(self, worker: Worker, weights: Vector) -> None:
@@ -62,9 +67,11 @@ class Replica:
             try:
                 self._check()
                 self._train(worker, weights)
-            except _Failed:
+            except (_Failed, PeersLost):
                 raise
             except BaseException as error:  # sys.exit in user code too: the others must hear
+                if self._die is not None:
+                    self._die(error)
                 if self._has_left:  # so have the others
                     self._fail(WorkerFailed(self._comm.rank, link.host(), describe(error)))
                 self._meet(worker.failure(error, link.host()))
@@ -74,19 +81,19 @@ class Replica:
         raise _Failed from error
 
     def _train(self, worker: Worker, weights: Vector) -> None:
-        run = worker.run(weights)
-        message = next(run)
-        while True:
-            if message.header.kind is Kind.REDUCE:
-                down = self._reduce(message)
-            else:
-                if message.header.kind is Kind.BYE:
-                    self._meet(message)
-                    self._has_left = True
-                down = self._apply(message)
-                if down.header.kind is Kind.FINAL:
-                    return
-            message = run.send(down)
+        with closing(worker.run(weights)) as run:
+            message = next(run)
+            while True:
+                if message.header.kind is Kind.REDUCE:
+                    down = self._reduce(message)
+                else:
+                    if message.header.kind is Kind.BYE:
+                        self._meet(message)
+                        self._has_left = True
+                    down = self._apply(message)
+                    if down.header.kind is Kind.FINAL:
+                        return
+                message = run.send(down)
 
     def _reduce(self, message: Frame) -> Frame:
         stop = Flag.STOP if self.master.stopping else Flag(0)
@@ -125,7 +132,8 @@ class Replica:
 
     def _check(self) -> None:
         """All ranks end with the same TrainingError where their weights differ."""
-        sums = self._comm.allgather(zlib.crc32(self.master.weights.data))
+        with losses(self._comm):
+            sums = self._comm.allgather(zlib.crc32(self.master.weights.data))
         others = [str(rank) for rank, one in enumerate(sums) if one != sums[0]]
         if others:
             self._fail(

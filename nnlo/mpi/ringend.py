@@ -1,12 +1,13 @@
 """The members' end of a ring over MPI: they reduce among themselves, their leader exchanges."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from nnlo.algo.base import Vector
 from nnlo.errors import WorkerFailed
-from nnlo.mpi import link
+from nnlo.mpi import link, ulfm
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import HEADER_BYTES, N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.refusal import pack_refusals, read_extra
@@ -32,8 +33,11 @@ class RingEnd:
 
     Every step begins with a short vote that all members take part in, so that one whose code
     has raised is heard whatever the others are about to do. parent: on the leader of a worker;
-    down: where answers are received.
+    down: where answers are received. ``meanwhile``: called again and again while it waits for
+    the votes of the others.
     """
+
+    meanwhile: Callable[[], None] | None = None
 
     def __init__(
         self, ring: "MPI.Intracomm", down: Frame, parent: ParentLink | None = None
@@ -47,8 +51,12 @@ class RingEnd:
 
         A FINAL answer to another message than BYE says that a member has failed. Raises
         WorkerFailed then on a leader without parent. Where nobody is above, ``up`` is its own
-        answer.
+        answer. Raises PeersLost where a member is gone, or the ranks regroup.
         """
+        with ulfm.losses(self._ring):
+            return self._exchange(up)
+
+    def _exchange(self, up: Frame) -> Frame:
         header = up.header
         votes = self._vote(header)
         if votes[_FAILED]:
@@ -68,7 +76,7 @@ class RingEnd:
         votes[_FAILED] = header.kind is Kind.ERROR
         votes[_REFUSED] = bool(header.flags & Flag.REFUSED)
         votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
-        link.add_up(self._ring, votes)
+        link.add_up(self._ring, votes, self.meanwhile)
         return votes
 
     def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:

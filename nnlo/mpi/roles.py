@@ -1,13 +1,15 @@
 """What each role does with its parts: the loops of one run, over MPI or in one process."""
 
-import copy
+import logging
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from nnlo.history import History, Record
-from nnlo.mpi import link
+from nnlo.history import History
+from nnlo.mpi import link, ulfm
 from nnlo.mpi.ends import ChildEnd, ParentEnd
+from nnlo.mpi.failure import describe
 from nnlo.mpi.frame import Frame, Kind
 from nnlo.mpi.loopback import Loopback, Middle, run_in_process
 from nnlo.mpi.master import Master
@@ -15,34 +17,28 @@ from nnlo.mpi.parts import Parts
 from nnlo.mpi.replica import Nobody, Replica
 from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Root
-from nnlo.mpi.serve import ignored_signals, relay, serve, signals
+from nnlo.mpi.serve import ignored_signals, relay, serve
 from nnlo.mpi.setup import together
 from nnlo.mpi.slices import SliceReader, SlicesEnd, WholeMaster, serve_slice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-Gather = Callable[[History | None], dict[str, list[Record]]]
-"""Brings to rank 0 what ranks have noted, after the last message; collective. Given to it is a
-sub-master's book; it returns the rows of all of them on rank 0."""
+log = logging.getLogger(__name__)
 
-
-def train_alone(parts: Parts, root: Root, gather: Gather) -> Master:
-    """Master and worker in one process."""
+def train_alone(parts: Parts, root: Root, earlier: Root | None) -> Master:
+    """Master and worker in one process; earlier: the root before this one, see Root.begin."""
     end = Loopback()
     master = parts.master(root, end, [0], Master)
     worker = parts.worker()
-    with root.background, signals(root):
-        _begin(parts, root, master)
-        worker.follow(master.rate)
-        run = worker.run(parts.prepared.weights)
+    _begin(parts, root, master, earlier)
+    worker.follow(master.rate)
+    with closing(worker.run(parts.prepared.weights)) as run:
         run_in_process(master, end, {0: run}, poll=partial(root.poll, master))
-        gather(None)
-        _finish(root, master)
     return master
 
 
-def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) -> Master:
+def lead(parts: Parts, root: Root, earlier: Root | None, abandon: Callable[[], None]) -> Master:
     """Rank 0 of many; calls ``abandon`` where others did not end in time."""
     comm = _comm(parts)
     children = parts.topology.children(0)
@@ -60,30 +56,26 @@ def lead(parts: Parts, root: Root, gather: Gather, abandon: Callable[[], None]) 
             master = parts.master(root, end, children, Master)
             master.crew = parts.crew()
             master.fails_alone = parts.job.settings.on_worker_error == "continue"
-        _begin(parts, root, master)
+        _begin(parts, root, master, earlier)
         return master, end
 
     master, end = together(comm, make)
     comm.bcast(master.rate)
     end.open()
+    for spare in parts.topology.spares:
+        end.vigil.forget(spare)  # its BYE at once says nothing of how long workers take
     lose = master.lose if master.crew is not None else None
     guard = parts.guard(master, end, lose)
-    earlier = copy.deepcopy(root.history.ranks)  # of the run that goes on
-    with root.background, signals(root):
-        if serve(master, end, root, guard):
-            master.settle()
-            end.close()
-            if books := gather(None):
-                # The root has heard sub-masters only; they have heard the workers.
-                root.history.ranks = earlier
-                root.history.add_ranks(books)
-        else:
-            abandon()
-        _finish(root, master)
+    if serve(master, end, root, guard):
+        master.settle()
+        end.close()
+        _dismiss_spares(parts)
+    else:
+        abandon()
     return master
 
 
-def own_slice(parts: Parts, gather: Gather) -> None:
+def own_slice(parts: Parts) -> None:
     """A sharded master that is not the root."""
     comm = _comm(parts)
 
@@ -98,28 +90,43 @@ def own_slice(parts: Parts, gather: Gather) -> None:
     with ignored_signals():
         serve_slice(comm, master, end, parts.root_algo.learning_rate)
     end.close()
-    gather(None)
 
 
-def stand_between(parts: Parts, gather: Gather) -> None:
-    """A sub-master."""
+def stand_between(parts: Parts, keep: Callable[[History], None]) -> None:
+    """A sub-master; its book of what its workers do is handed to ``keep`` at once."""
     comm = _comm(parts)
     size = parts.prepared.adapter.manifest.size
 
     def make() -> tuple[Middle, ParentEnd, ChildEnd]:
         end = ParentEnd(comm, _frames(parts), parts.vigil())
-        parent = ChildEnd(comm, 0, Frame(size))
+        parent = ChildEnd(comm, 0, Frame(size), parts.prepared.watch)
         if parts.job.root_algo is not None:
             return parts.branch(end), end, parent
         return parts.sub_master(end), end, parent
 
     middle, end, parent = together(comm, make)
+    keep(middle.history)
     comm.bcast(None)
     end.open()
     with ignored_signals():
         relay(middle, end, parent, parts.frame(parts.rank), parts.guard(middle, end))
     end.close()
-    gather(middle.history)
+
+
+def rest(parts: Parts) -> None:
+    """A spare that waits for the end of the run, or for the loss of a rank."""
+    comm = _comm(parts)
+    together(comm, lambda: None)
+    comm.bcast(None)
+    with ignored_signals():
+        link.await_word(comm, 0)
+
+
+def _dismiss_spares(parts: Parts) -> None:
+    """The run has ended, for those who ``rest`` as well."""
+    if not parts.topology.is_star:
+        for spare in parts.topology.spares:
+            link.send_word(_comm(parts), spare)
 
 
 def _frames(parts: Parts) -> dict[int, Frame]:
@@ -130,7 +137,7 @@ def _frames(parts: Parts) -> dict[int, Frame]:
     return {rank: parts.frame(rank, own) for rank in parts.topology.children(0)}
 
 
-def work(parts: Parts, gather: Gather) -> None:
+def work(parts: Parts) -> None:
     """A worker, a part of one, or a spare of a root that can employ it itself."""
     comm, prepared = _comm(parts), parts.prepared
     worker = together(comm, parts.worker)
@@ -142,21 +149,30 @@ def work(parts: Parts, gather: Gather) -> None:
     if leads and parts.topology.n_shards > 1:
         parent = SlicesEnd(comm, parts.slices, size, rate)
     elif leads:
-        parent = ChildEnd(comm, parts.topology.parent(parts.rank), Frame(size))
+        above = parts.topology.parent(parts.rank)
+        parent = ChildEnd(comm, above, Frame(size), prepared.watch)
     ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
     exchange = ring.exchange if ring is not None else parent.exchange  # type: ignore[union-attr]
-    with ignored_signals():
+    with ignored_signals(), closing(worker.run(prepared.weights)) as run:
         try:
-            run = worker.run(prepared.weights)
             message = next(run)
             while (down := exchange(message)).header.kind is not Kind.FINAL:
                 message = run.send(down)
+        except ulfm.PeersLost:
+            raise
         except BaseException as error:  # sys.exit in user code too: rank 0 must hear of it
+            if parts.dies_alone:
+                _die_alone(parts, error)
             exchange(worker.failure(error, link.host()))
-    gather(None)
 
 
-def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
+def _die_alone(parts: Parts, error: BaseException) -> NoReturn:
+    name = parts.topology.name(parts.rank)
+    log.error("%s on %s failed, the others go on:\n%s", name, link.host(), describe(error))
+    ulfm.die()
+
+
+def train_together(parts: Parts, root: Root | None, earlier: Root | None) -> Master:
     """One of several ranks alike: each applies the same reduced updates to its own weights.
 
     root: on rank 0, whose decisions (stop, learning rate) ride in the next reduction.
@@ -169,31 +185,32 @@ def train_together(parts: Parts, root: Root | None, gather: Gather) -> Master:
         ring = parts.reducer
         assert ring is not None
         if root is not None:
-            _begin(parts, root, master)
-        return Replica(comm, master, end, ring, root)
+            _begin(parts, root, master, earlier)
+        assert parts.prepared.beside is not None
+        dies = partial(_die_alone, parts) if parts.dies_alone else None
+        return Replica(parts.prepared.beside, master, end, ring, root, dies)
 
     replica = together(comm, make)
     worker = together(comm, parts.worker)
+    comm.bcast(None)
     if root is None:
         with ignored_signals():
             replica.run(worker, parts.prepared.weights)
-        gather(None)
-        return replica.master
-    with root.background, signals(root):
+    else:
         replica.run(worker, parts.prepared.weights)
-        gather(None)
-        _finish(root, replica.master)
+        _dismiss_spares(parts)
     return replica.master
 
 
-def _begin(parts: Parts, root: Root, master: Master) -> None:
+def _begin(parts: Parts, root: Root, master: Master, earlier: Root | None) -> None:
     if parts.prepared.checkpoint is not None:
         whole = not parts.prepared.ranks_restored
         root.restore(parts.prepared.checkpoint, whole_epochs=whole)
-    root.begin(master)
+    root.begin(master, earlier)
 
 
-def _finish(root: Root, master: Master) -> None:
+def finish(root: Root, master: Master) -> None:
+    """After the last message: raise what has ended the run, or finish the history."""
     if master.error is not None:
         raise master.error
     root.finish(master)

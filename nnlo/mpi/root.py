@@ -4,10 +4,11 @@ Epochs are counted in samples: one ends when as many samples have been applied a
 data holds, whatever the number of workers and the size of their updates.
 """
 
+import copy
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -54,7 +55,10 @@ class Root:
         self._staleness = np.zeros(2)  # updates of this epoch, sum of their staleness
         self._evaluation: tuple[Future[Any], Vector, Record] | None = None
         self._earlier_s = 0.0
+        self._earlier_ranks: dict[str, list[Record]] = {}
         self._started = self._epoch_started = 0.0
+        self._master: Master | None = None
+        self._is_captured = False
 
     @property
     def n_samples(self) -> int:
@@ -86,18 +90,29 @@ class Root:
         self.best = checkpoint.arrays.get("best")
         if whole_epochs:
             self._samples = self._epoch * self._plan.n_samples
+            self._sums[:] = 0.0
+            self._staleness[:] = 0.0
         else:
             self._samples = meta["samples"]
             self._sums[:] = meta["sums"]
             self._staleness[:] = meta["staleness"]
         self._earlier_s = self.history.train_time_s
 
-    def begin(self, master: Master) -> None:
-        """The workers start now."""
+    def begin(self, master: Master, follows: "Root | None" = None) -> None:
+        """The workers start now; follows: the root before this one, whose ranks were lost."""
+        self._master = master
+        self._earlier_ranks = copy.deepcopy(self.history.ranks)  # of the run that goes on
         self._started = self._epoch_started = time.perf_counter()
         for listener in self._plan.listeners:
-            listener.begin(self, master)
+            if follows is None:
+                listener.begin(self, master)
+            else:
+                listener.goes_on(self, master)
             listener.epoch_began(self._epoch)
+        if follows is not None:
+            self.interrupted = follows.interrupted
+            if follows.history.stopped:
+                self.stop(master, follows.history.stopped)
 
     # What the master reports ------------------------------------------------------------------
 
@@ -110,7 +125,8 @@ class Root:
         self._spikes.watch(
             float(tail[N_TIMES + 1] / tail[N_TIMES]), header.sender, self._epoch + 1
         )
-        count_rank(self.history, header, tail, self._plan.metric_names)
+        known = header._replace(sender=self._plan.number(header.sender))
+        count_rank(self.history, known, tail, self._plan.metric_names)
 
     def refused(self, master: Master, refusals: Sequence[Refusal]) -> None:
         """What was refused is lost, but its samples have had their turn in this epoch."""
@@ -247,7 +263,8 @@ class Root:
         if not master.stopping:
             self.history.stopped = reason
             log.info("stopping in epoch %d: %s", self._epoch + 1, reason)
-            master.stop()
+            if not self._is_captured:  # else the next root tells the workers, there are others
+                master.stop()
 
     def poll(self, master: Master) -> None:
         """Take up what has happened beside the loop: validation results, signals."""
@@ -282,6 +299,38 @@ class Root:
             self.unsaved = self._saver.unsaved
         for listener in self._plan.listeners:
             listener.end()
+
+    def join(self, books: Mapping[str, Sequence[Record]]) -> None:
+        """Put what sub-masters have noted of workers in the place of what was heard of them."""
+        if books:
+            self.history.ranks = self._earlier_ranks
+            self.history.add_ranks(books)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._master is not None
+
+    def capture(self) -> Checkpoint:
+        """The present state for a new root, as in a file but without the workers' states.
+
+        After ``begin``. Waits for a validation under way; raises what has ended the run.
+        """
+        assert self._master is not None
+        if self._master.error is not None:
+            raise self._master.error
+        self._is_captured = True
+        self._collect(self._master, wait=True)
+        draft = self._draft(self._master)
+        best = {} if self.best is None else {"best": self.best}
+        half = self._master.half
+        clock = {
+            "epoch": draft.epoch,
+            "version": draft.version,
+            "history": self._history_text(),
+            "learning_rate": half.learning_rate,
+            "base_learning_rate": self._master.base_learning_rate,
+        }
+        return Checkpoint(draft.arrays | best, draft.meta | clock)
 
     def _history_text(self) -> str:
         self.history.train_time_s = self._earlier_s + time.perf_counter() - self._started

@@ -18,10 +18,12 @@ from nnlo.errors import CheckpointError, ConfigError, ModelError, NNLOError, Wor
 from nnlo.model import ModelBuilder, build_adapter
 from nnlo.model.adapter import ModelAdapter
 from nnlo.model.own_training import NO_GRADIENT, NO_TEST_STEP
-from nnlo.mpi import link
+from nnlo.mpi import link, ulfm
+from nnlo.mpi.fence import Process, Registry
 from nnlo.mpi.frame import pack_arrays
 from nnlo.mpi.settings import RunSettings
 from nnlo.mpi.topology import Topology
+from nnlo.mpi.watch import Watch, start
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -52,20 +54,34 @@ class SavedMaster(NamedTuple):
     learning_rate: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a rank starts with.
+@dataclass(frozen=True)
+class Built:
+    """What a rank makes once, whoever is lost later.
 
-    validation: data on rank 0, None elsewhere or without validation. weights: the first ones,
-    equal on all ranks. checkpoint: what rank 0 restores from. master_state: of it, on ranks
-    that have a master half like the root's. own_state: what this rank does;
-    ranks_restored: whether all of them do. first_epoch, version: where the run goes on.
-    state_bytes: room that a rank's local state needs in a message. ring: of the ranks that make
-    up this one's worker, None where it is alone.
+    validation: data on rank 0, None elsewhere or without validation. first: on rank 0 the
+    checkpoint that the run goes on from, None elsewhere or without one. base_rate: the local
+    optimizer's rate as it was built; a schedule may change the adapter's.
     """
 
     adapter: ModelAdapter
     validation: Data | None
+    first: Checkpoint | None
+    base_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a rank starts with, and starts again with once ranks have been lost.
+
+    weights: the first ones, equal on all ranks. checkpoint: what rank 0 restores from.
+    master_state: of it, on ranks that have a master half like the root's. own_state: what this
+    rank does; ranks_restored: whether all of them do. first_epoch, version: where the run goes
+    on. state_bytes: room that a rank's local state needs in a message. ring: of the ranks that
+    make up this one's worker, None where it is alone. beside: the same ranks where there is no
+    master, for what goes on beside the ring.
+    """
+
+    built: Built
     weights: Vector
     checkpoint: Checkpoint | None
     master_state: SavedMaster | None
@@ -75,10 +91,21 @@ class Prepared:
     version: int
     state_bytes: int
     ring: "MPI.Intracomm | None"
+    beside: "MPI.Intracomm | None"
+    registry: Registry
+    watch: Watch
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        return self.built.adapter
+
+    @property
+    def validation(self) -> Data | None:
+        return self.built.validation
 
 
-def prepare(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Prepared:
-    """Build, count, restore and compare; collective."""
+def build(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Built:
+    """Build the model, count the data, read the checkpoint, compare; collective."""
     rank = 0 if comm is None else comm.rank
     adapter = together(comm, lambda: _build(job))
     counted = together(comm, lambda: _count(job, topology) if rank == 0 else None)
@@ -89,6 +116,20 @@ def prepare(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Prepa
     job.data.set_files(job.train_list)
     job.data.set_counts(counts)
     together(comm, lambda: _compare(comm, adapter))
+    base_rate = adapter.learning_rate if job.algo.trains_locally else 1.0
+    return Built(adapter, validation, checkpoint, base_rate)
+
+
+def deal(
+    comm: "MPI.Intracomm | None",
+    job: Job,
+    topology: Topology,
+    built: Built,
+    checkpoint: Checkpoint | None,
+) -> Prepared:
+    """Hand out shards, weights and states; collective. checkpoint: on rank 0, or None."""
+    rank = 0 if comm is None else comm.rank
+    adapter = built.adapter
     weights = np.empty(adapter.manifest.size, np.float32)
     if checkpoint is None:
         adapter.get_flat(weights)
@@ -101,9 +142,10 @@ def prepare(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Prepa
         state_bytes = max(comm.allgather(state_bytes))
     if rank in topology.trainers:
         _place(job, topology.trainers.index(rank), len(topology.trainers), adapter, epoch)
+    ring = _split(comm, topology)
+    registry = Registry([Process.own()]) if comm is None else Registry.gather(comm)
     return Prepared(
-        adapter=adapter,
-        validation=validation,
+        built=built,
         weights=weights,
         checkpoint=checkpoint,
         master_state=_hand_out_master(comm, topology, checkpoint),
@@ -112,7 +154,10 @@ def prepare(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Prepa
         first_epoch=epoch,
         version=version,
         state_bytes=state_bytes,
-        ring=_split(comm, topology),
+        ring=ring,
+        beside=None if ring is None or topology.has_master else ring.Dup(),
+        registry=registry,
+        watch=Watch() if comm is None else start(comm, registry, job.settings.suspect_after),
     )
 
 
@@ -121,7 +166,10 @@ def together(comm: "MPI.Intracomm | None", step: Callable[[], T]) -> T:
     error: NNLOError | None = None
     result: T | None = None
     try:
-        result = step()
+        with ulfm.losses(comm):
+            result = step()
+    except ulfm.PeersLost:
+        raise
     except NNLOError as raised:
         error = raised
     except BaseException as raised:
@@ -239,7 +287,7 @@ def _hand_out(
     clock = (False, 0, 0)
     if checkpoint is not None:
         states = [checkpoint.part(f"worker/{leader}/") for leader in topology.leaders]
-        found = all(states) and checkpoint.meta["topology"] == topology.describe()
+        found = all(states) and checkpoint.meta["topology"] == topology.shape
         if found:
             for worker, state in zip(topology.workers, states, strict=True):
                 for rank in worker:
@@ -270,7 +318,7 @@ def _split(comm: "MPI.Intracomm | None", topology: Topology) -> "MPI.Intracomm |
     """A communicator for every worker of several ranks; collective."""
     if comm is None or max(len(worker) for worker in topology.workers) == 1:
         return None
-    worker = topology.worker_of(comm.rank)
+    worker = topology.worker_of(comm.rank)  # of nobody for a master or spare
     ring: Any = comm.Split(worker[0] if worker else topology.n_ranks, comm.rank)
     if len(worker) > 1:
         return ring  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 """Which rank does what: a pure function of the number of ranks and the shape asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +21,8 @@ class Topology:
 
     n_ranks: of the run, >= 1. n_masters: the root and its sub-masters. n_processes: ranks that
     make up one worker. n_shards: masters that share the vector, the root one of them.
-    has_master: False for one ring of all ranks. n_spares: how many of the ranks wait.
+    has_master: False for one ring of all ranks. n_spares: how many of the ranks wait. numbers:
+    by which users know the ranks, where some were lost; () for the ranks themselves.
     """
 
     n_ranks: int
@@ -29,6 +31,7 @@ class Topology:
     n_shards: int = 1
     has_master: bool = True
     n_spares: int = 0
+    numbers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("n_ranks", "n_masters", "n_processes", "n_shards"):
@@ -74,15 +77,17 @@ class Topology:
         """The last ranks."""
         return tuple(range(self._n_busy, self.n_ranks))
 
-    def without(self, n_lost: int) -> "Topology":
-        """That of the ranks that are left, spares in the place of lost ones.
+    def reduced_to(self, left: Sequence[int]) -> "Topology":
+        """That of the ranks that are ``left``, now 0, 1 ..., spares in the place of lost ones.
 
         With fewer sub-masters where there are no workers for them, at last with none.
         """
-        n_spares = max(self.n_spares - n_lost, 0)
-        n_busy = self.n_ranks - n_lost - n_spares
-        n_masters = min(self.n_masters, max(n_busy - 1, 1))
-        return replace(self, n_ranks=self.n_ranks - n_lost, n_spares=n_spares, n_masters=n_masters)
+        n_spares = max(self.n_spares - (self.n_ranks - len(left)), 0)
+        n_masters = min(self.n_masters, max(len(left) - n_spares - 1, 1))
+        numbers = tuple(self.number(rank) for rank in left)
+        return replace(
+            self, n_ranks=len(left), n_spares=n_spares, n_masters=n_masters, numbers=numbers
+        )
 
     @property
     def sub_masters(self) -> tuple[int, ...]:
@@ -163,12 +168,15 @@ class Topology:
             return 0
         return next(master for master, group in self._groups.items() if rank in group)
 
-    def name(self, rank: int, number: int | None = None) -> str:
-        """What ``rank`` is called in logs and timelines; number: by which users know it."""
+    def number(self, rank: int) -> int:
+        """By which users know ``rank``: its place when the job was started."""
+        return self.numbers[rank] if self.numbers else rank
+
+    def name(self, rank: int) -> str:
+        """What ``rank`` is called in logs and timelines."""
         kinds = {"alone": "train", "root": "master"}
         role = self.role(rank)
-        number = rank if number is None else number
-        return kinds.get(role) or f"{'worker' if role == 'leader' else role} {number}"
+        return kinds.get(role) or f"{'worker' if role == 'leader' else role} {self.number(rank)}"
 
     def describe(self) -> str:
         """In words, for people."""

@@ -10,9 +10,11 @@ every call on it fail for all.
 """
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from nnlo.mpi import link
 
@@ -29,7 +31,7 @@ class PeersLost(Exception):
 
 def is_on() -> bool:
     """Whether this job goes on when a rank dies."""
-    return os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"
+    return link.is_fault_tolerant()
 
 
 @contextmanager
@@ -95,16 +97,33 @@ def agreed(comm: "MPI.Intracomm", flag: bool, meanwhile: Callable[[], None] | No
     return bool(answer[0])
 
 
-def shrink(comm: "MPI.Intracomm", meanwhile: Callable[[], None] | None = None) -> "MPI.Intracomm":
+def shrink(comm: "MPI.Intracomm") -> "MPI.Intracomm":
     """A new communicator of the living ranks of ``comm``, in their order; collective.
 
-    ``comm`` is left as it is: to free it would need its dead ranks.
-    meanwhile: called again and again until all are there.
+    To be called after ``agreed``, in which all meet: a Shrink that waits takes a whole core, and
+    Ishrink fails on a revoked communicator (Open MPI 5.0.11: ERR_INTERN). ``comm`` is left as it
+    is, since to free it would need its dead ranks.
     """
-    # A Shrink that waits takes a core, and Ishrink fails on a revoked communicator (Open MPI
-    # 5.0.11: ERR_INTERN). The agreement waits politely for the last rank instead.
-    agreed(comm, True, meanwhile)
     return comm.Shrink()  # type: ignore[return-value]
+
+
+def places(part: "MPI.Intracomm", whole: "MPI.Intracomm") -> list[int]:
+    """Where the ranks of ``part`` are in ``whole``."""
+    group = part.Get_group()
+    return list(group.Translate_ranks(range(group.size), whole.Get_group()))
+
+
+def die() -> NoReturn:
+    """End this rank so that the others hear of it: of an exit code MPI would tell nobody."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("a killed process goes on")
+
+
+def survivors(comm: "MPI.Intracomm | None") -> "MPI.Intracomm | None":
+    """The communicator of the living ranks, once all of them are here."""
+    return None if comm is None else together_with_survivors(comm, link.barrier)[0]
 
 
 def together_with_survivors(

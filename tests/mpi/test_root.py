@@ -25,6 +25,9 @@ class Story:
     def begin(self, root, master):
         self.lines.append("begin")
 
+    def goes_on(self, root, master):
+        self.lines.append("goes on")
+
     def epoch_began(self, epoch):
         self.lines.append(f"+{epoch}")
 

@@ -142,15 +142,19 @@ def test_only_the_root_of_a_star_hears_spares():
 
 def test_deaths_eat_spares_before_the_run_shrinks():
     topology = Topology(6, n_masters=2, n_spares=1)
-    assert topology.without(1).describe() == topology.shape
-    assert topology.without(2).describe() == "a master, 1 sub-master and 2 workers"
-    assert topology.without(4).describe() == "a master and 1 worker"
-    assert topology.without(5).describe() == "one process"
+    assert topology.reduced_to([0, 2, 3, 4, 5]).describe() == topology.shape
+    left = topology.reduced_to([0, 3, 4, 5])
+    assert left.describe() == "a master, 1 sub-master and 2 workers"
+    assert [left.name(rank) for rank in range(3)] == ["master", "sub-master 3", "worker 4"]
+    last = left.reduced_to([0, 2])
+    assert last.describe() == "a master and 1 worker"
+    assert last.name(1) == "worker 4"
+    assert last.reduced_to([0]).describe() == "one process"
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape[0] > 1])
 def test_any_shape_can_lose_a_rank(shape):
-    left = Topology(*shape).without(1)
+    left = Topology(*shape).reduced_to(range(shape[0] - 1))
     assert (left.n_ranks, left.n_processes) == (shape[0] - 1, shape[2])
     assert left.n_workers >= 1
     assert len(left.sub_masters) <= left.n_workers
@@ -160,5 +164,4 @@ def test_ranks_are_called_what_they_do():
     topology = Topology(6, n_masters=2, n_processes=2)
     names = [topology.name(rank) for rank in range(6)]
     assert names == ["master", "sub-master 1", "worker 2", "member 3", "worker 4", "member 5"]
-    assert topology.name(2, number=7) == "worker 7"
     assert Topology(1).name(0) == "train"
