@@ -243,6 +243,28 @@ def test_local_state_fits_a_new_adapter():
     np.testing.assert_array_equal(flat(old), flat(new))
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rmsprop", "nadam"])
+def test_a_reset_optimizer_has_forgotten_what_was_not_finite(optimizer):
+    adapter, data = adapter_of(optimizer=optimizer, lr=0.5), batch()
+    start = flat(adapter)
+    adapter.learning_rate = 0.25
+    adapter.train_step(data)
+    expected = flat(adapter)
+    for _ in range(2):  # what it keeps for the next reset is not what it has put back
+        adapter.train_step((np.full_like(data[0], np.nan), data[1]))
+        adapter.set_flat(start)
+        adapter.reset_optimizer()
+        assert adapter.learning_rate == 0.25
+        adapter.train_step(data)
+        np.testing.assert_array_equal(flat(adapter), expected)
+
+
+def test_without_an_optimizer_there_is_nothing_to_reset():
+    adapter = adapter_of(optimizer=None)
+    adapter.reset_optimizer()
+    assert gradient(adapter, batch())[0][0] == 20
+
+
 def test_local_state_of_another_model_is_refused():
     with pytest.raises(ModelError, match="equal model"):
         adapter_of(optimizer="adam", batchnorm=True).load_local_state({})

@@ -171,6 +171,18 @@ def test_local_state_of_other_optimizers_is_refused():
         adapter_of(optimizer="adam").load_local_state(adapter_of(optimizer="sgd").local_state())
 
 
+def test_all_optimizers_forget_what_was_not_finite_and_keep_their_rates():
+    adapter = adapter_of(gan(g=1e-3, d=2e-3), None)
+    start, before = flat(adapter), rates(adapter)
+    adapter.train_step((X * np.nan, Y))
+    assert not np.isfinite(flat(adapter)).all()
+    adapter.set_flat(start)
+    adapter.reset_optimizer()
+    adapter.train_step((X, Y))
+    assert np.isfinite(flat(adapter)).all()
+    assert rates(adapter) == before
+
+
 def test_seed_repeats_the_noise_and_another_seed_does_not():
     found = []
     start = flat(adapter_of())

@@ -94,6 +94,18 @@ def test_networks_are_segments_with_all_trainable_ones_first():
     assert manifest.hash == adapter_of().manifest.hash
 
 
+def test_all_optimizers_forget_what_was_not_finite_and_keep_their_rates():
+    adapter = adapter_of(gan(g=1e-3, d=2e-3), None)
+    start, before = flat(adapter), rates(adapter)
+    adapter.train_step((X * np.nan, Y))
+    assert not np.isfinite(flat(adapter)).all()
+    adapter.set_flat(start)
+    adapter.reset_optimizer()
+    adapter.train_step((X, Y))
+    assert np.isfinite(flat(adapter)).all()
+    assert rates(adapter) == before
+
+
 def test_a_step_trains_both_networks_and_moves_the_state():
     adapter = adapter_of()
     before = flat(adapter)
