@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 from nnlo.cli.marks import AGAIN, JOB, Marks, read_marks
 from nnlo.cli.threads import die_with_parent
+from nnlo.errors import ConfigError
+from nnlo.files import FolderLock
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORWARDED = (signal.SIGUSR1, signal.SIGUSR2)
@@ -32,6 +35,8 @@ FOLDERS = ("PRTE_MCA_prte_local_tmpdir_base", "PRTE_MCA_prte_tmpdir_base")
 # /dev/shm cannot be told from what a living one needs; in a folder of its own it can.
 SHARED_MEMORY = Path("/dev/shm")
 SEGMENTS = "OMPI_MCA_btl_sm_backing_directory"
+MAKING_S = 60.0
+"""Age of such a folder whose maker, if it lives, has locked it."""
 Signals = SimpleQueue[int]
 
 # What Open MPI adds when a rank ends with an error that it has explained itself, or when it did
@@ -114,7 +119,7 @@ def run_job(
         if not settings.keys() & FOLDERS:
             settings[FOLDERS[0]] = folder
         if is_local and os.access(SHARED_MEMORY, os.W_OK):
-            settings.setdefault(SEGMENTS, _folder(stack, SHARED_MEMORY))
+            settings.setdefault(SEGMENTS, make_segments(stack, SHARED_MEMORY))
         settings[JOB] = folder if is_local else _folder(stack, Path.cwd(), hidden=True)
         job = subprocess.Popen(
             command,
@@ -144,6 +149,22 @@ def _folder(stack: ExitStack, where: Path | None, *, hidden: bool = False) -> st
     return stack.enter_context(
         TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
     )
+
+
+def make_segments(stack: ExitStack, where: Path) -> str:
+    """A new folder in ``where`` for shared memory, without those that killed jobs have left."""
+    for old in where.glob("nnlorun-*"):
+        with suppress(ConfigError, OSError):  # its job lives, or it is another user's
+            if old.stat().st_mtime < time.time() - MAKING_S:
+                lock = FolderLock(old / "lock")
+                lock.take()
+                shutil.rmtree(old, ignore_errors=True)
+                lock.release()
+    folder = _folder(stack, where)
+    lock = FolderLock(Path(folder, "lock"))
+    lock.take()
+    stack.callback(lock.release)
+    return folder
 
 
 def exit_code(

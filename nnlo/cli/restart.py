@@ -70,7 +70,8 @@ def failure(end: JobEnd) -> str | None:
     code, marks = end.code, end.marks
     if end.stopped_by is not None or (end.was_warned and code == 128 + signal.SIGUSR1):
         return None
-    if marks.done is not None:
+    # Ranks that have lost one get a SIGTERM from mpirun, and may take it for a scheduler's.
+    if marks.done is not None and not (marks.done == AGAIN and code > 128):
         is_late_error = marks.done == 1 and marks.started
         return "the job failed with code 1" if is_late_error else None
     if code == 0 and marks.started:
@@ -78,10 +79,11 @@ def failure(end: JobEnd) -> str | None:
     if code in NOT_AGAIN:
         return None
     if code == AGAIN:
-        return "rank 0 was lost" if marks.started else "the job asks for another start"
-    if code > 128:
-        return f"a rank was killed ({_name(code - 128)})"
-    return f"the job failed with code {code}" if marks.ranks else "no rank could be started"
+        return "ranks were lost" if marks.started else "the job asks for another start"
+    if not marks.ranks:
+        return f"no rank could be started (code {code})"
+    killed = f"a rank was killed ({_name(code - 128)})" if code > 128 else ""
+    return killed or f"the job failed with code {code}"
 
 
 def ranks_left(ranks: Ranks, living: Callable[[str], str], *, came_up: bool) -> tuple[Ranks, str]:

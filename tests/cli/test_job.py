@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from nnlo.cli.job import BannerFilter, exit_code
+from nnlo.cli.job import BannerFilter, exit_code, make_segments
+from nnlo.files import FolderLock
 
 RULE = b"-" * 74 + b"\n"
 EXIT_BANNER = (
@@ -29,6 +31,15 @@ def test_the_banner_of_an_exit_is_dropped_however_it_is_cut(size: int) -> None:
     assert shown + banners.close() == b"rank 1: my error\nafter\n"
 
 
+@pytest.mark.parametrize("size", [1, 9, 1000])
+def test_what_the_daemon_says_of_a_rank_that_is_gone_is_dropped(size: int) -> None:
+    noise = b"[vm:123] PMIX ERROR: PMIX_ERR_UNREACH in file /a/pmix_server.c at line 3841\n"
+    text = b"before\n" + noise + b"[vm:123] a word of a rank\n[1, 2]\n" + noise
+    banners = BannerFilter()
+    shown = b"".join(banners.feed(text[i : i + size]) for i in range(0, len(text), size))
+    assert shown + banners.close() == b"before\n[vm:123] a word of a rank\n[1, 2]\n"
+
+
 @pytest.mark.parametrize("text", [KILL_BANNER, RULE + b"a table\n" + RULE, b"10%|---", b"a-b"])
 def test_everything_else_is_shown_as_it_is(text: bytes) -> None:
     banners = BannerFilter()
@@ -41,6 +52,28 @@ def test_exit_codes_keep_what_the_job_says() -> None:
     assert exit_code(0, signal.SIGINT) == exit_code(138, signal.SIGINT) == 130
     assert exit_code(75, signal.SIGTERM) == 75
     assert exit_code(1, signal.SIGTERM, was_forced=True) == 143
+
+
+def test_only_a_scheduler_is_told_to_start_again() -> None:
+    assert exit_code(75, signal.SIGINT) == 130
+    assert exit_code(138, signal.SIGTERM) == exit_code(0, signal.SIGTERM) == 143
+    assert exit_code(75, signal.SIGTERM, was_forced=True) == 143
+    assert exit_code(143, signal.SIGTERM, was_forced=True, done=75) == 75
+
+
+def test_shared_memory_of_killed_jobs_goes_and_that_of_living_ones_stays(tmp_path: Path) -> None:
+    living, dead, fresh = (tmp_path / f"nnlorun-{name}" for name in ("living", "dead", "fresh"))
+    for folder in (living, dead, fresh):
+        folder.mkdir()
+    lock = FolderLock(living / "lock")
+    lock.take()
+    for folder in (living, dead):
+        os.utime(folder, (0, 0))
+    with ExitStack() as stack:
+        own = Path(make_segments(stack, tmp_path))
+        assert sorted(tmp_path.iterdir()) == sorted([living, fresh, own])
+    lock.release()
+    assert sorted(tmp_path.iterdir()) == sorted([living, fresh])
 
 
 RANK = """

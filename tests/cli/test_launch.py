@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,12 @@ from nnlo.cli.machine import (
     find_mpirun,
     find_scheduler,
     flavour_of,
+    living_hosts,
+    probe_machine,
+    read_hostfile,
+    version_of,
 )
-from nnlo.cli.request import Request, lacks_fault_tolerance, plan_command
+from nnlo.cli.request import Request, is_one_machine, lacks_fault_tolerance, plan_command
 from nnlo.errors import ConfigError
 
 
@@ -98,6 +103,42 @@ def test_hosts_are_named_once() -> None:
         plan(OPEN_MPI, hosts="a", hostfile="f")
 
 
+FT = Machine(mpirun="mpirun", version="5.0.11", has_ft=True, slots=4)
+
+
+def test_ranks_may_outlive_others_where_open_mpi_5_is_built_for_it() -> None:
+    assert plan(FT, fault_tolerant=True)[3:5] == ["--with-ft", "ulfm"]
+    assert "--with-ft" not in plan(FT)
+    in_slurm = replace(FT, scheduler="slurm", srun_mpi=("pmix",))
+    assert plan(in_slurm, fault_tolerant=True)[0] == "mpirun"
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (replace(FT, version="4.1.6"), "Open MPI 4.1.6"),
+        (replace(FT, has_ft=False), "built without it"),
+        (replace(FT, flavour="hydra", version="4.2"), "MPICH or Intel MPI"),
+    ],
+)
+def test_another_mpi_is_refused_with_what_is_needed(machine: Machine, expected: str) -> None:
+    with pytest.raises(ConfigError, match=f"must have Open MPI 5 or later.*{expected}"):
+        plan(machine, fault_tolerant=True)
+    assert expected in lacks_fault_tolerance(machine)
+
+
+def test_fault_tolerance_does_not_go_with_a_scheduler_s_launcher() -> None:
+    with pytest.raises(ConfigError, match="--fault-tolerant must go with mpirun, got"):
+        plan(FT, fault_tolerant=True, launcher="srun")
+
+
+def test_a_job_is_on_one_machine_unless_hosts_or_a_scheduler_say_otherwise() -> None:
+    request = Request(2, ("prog",))
+    assert is_one_machine(request, OPEN_MPI)
+    assert not is_one_machine(replace(request, hosts="a"), OPEN_MPI)
+    assert not is_one_machine(request, replace(OPEN_MPI, scheduler="pbs"))
+
+
 def make_program(path: Path, text: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n" + text)
@@ -129,6 +170,34 @@ def test_flavours_are_told_by_their_version() -> None:
     assert flavour_of("Intel(R) MPI Library for Linux* OS") == "hydra"
 
 
+def test_the_version_is_the_first_number_with_a_dot() -> None:
+    assert version_of("mpirun (Open MPI) 5.0.11\n\nReport bugs") == "5.0.11"
+    assert version_of("no number") == ""
+
+
+def test_a_machine_says_whether_its_mpi_outlives_ranks(tmp_path: Path) -> None:
+    mpirun = make_program(tmp_path / "mpirun", "echo 'mpirun (Open MPI) 5.0.11'\n")
+    assert probe_machine({"NNLO_MPIRUN": str(mpirun)}).has_ft is None
+    make_program(tmp_path / "ompi_info", "echo options:ft_mpi_support:yes\n")
+    machine = probe_machine({"NNLO_MPIRUN": str(mpirun)})
+    assert (machine.version, machine.has_ft) == ("5.0.11", True)
+
+
+def test_files_of_hosts_are_read_in_every_form(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text("a slots=4  # the first\n\nb:2\nc\nc\n")
+    assert read_hostfile(file) == "a:4,b:2,c:2"
+
+
+def test_hosts_that_do_not_answer_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = 'for word; do case "$word" in gone*) exit 255;; esac; done\n'
+    monkeypatch.setenv("PATH", str(make_program(tmp_path / "ssh", ssh).parent))
+    assert living_hosts("a:4,gone:2,localhost,gone2") == "a:4,localhost"
+    assert living_hosts("gone:2,gone2") == "gone:2,gone2"  # ssh is not how to reach them
+
+
 def test_a_scheduler_counts_only_inside_its_job_and_with_its_launcher(tmp_path: Path) -> None:
     path = str(make_program(tmp_path / "srun").parent)
     assert find_scheduler({"PATH": path}) is None
@@ -154,6 +223,18 @@ def test_a_program_is_a_module_a_file_or_a_command(tmp_path: Path) -> None:
     assert find_program([str(script)], is_module=False, path="") == (*python, str(script))
     found = find_program(["tool", "1"], is_module=False, path=str(tmp_path))
     assert found == (str(tool), "1")
+
+
+@pytest.mark.parametrize("words", [["-n", "2"], ["prog"], ["--check", "prog"]])
+def test_a_line_without_ranks_or_program_is_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+
+
+def test_less_than_no_restart_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-n", "2", "--max-restarts", "-1", "-m", "timeit"]) == 2
+    assert "--max-restarts must be at least 0, got -1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nowhere.py", "no-such-program"])
