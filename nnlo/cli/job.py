@@ -250,8 +250,9 @@ def caught_signals(numbers: Sequence[int] = STOPPING + FORWARDED) -> Iterator[Si
 def _pump(source: BinaryIO) -> None:
     """Show the job's standard error, without mpirun's comments on it."""
     banners = BannerFilter()
-    while chunk := os.read(source.fileno(), 65536):
-        _show(banners.feed(chunk))
+    with source:
+        while chunk := os.read(source.fileno(), 65536):
+            _show(banners.feed(chunk))
     _show(banners.close())
 
 

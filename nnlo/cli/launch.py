@@ -24,7 +24,7 @@ from nnlo.cli.request import (
     lacks_fault_tolerance,
     plan_command,
 )
-from nnlo.cli.restart import Ranks, run_job_again
+from nnlo.cli.restart import Ranks, Restarts, run_job_again
 from nnlo.cli.threads import TERMINAL
 from nnlo.errors import ConfigError, NNLOError
 
@@ -143,7 +143,10 @@ def run_request(request: Request, options: argparse.Namespace, machine: Machine)
         print(*settings, shlex.join(command), file=shown, flush=True)
     if options.dry_run:
         return 0
-    environ = {SINCE: str(time.time()), **added, **os.environ, **terminal_of(sys.stderr)}
+    # Where a scheduler has started us again, too, checkpoints of our own are older than this.
+    n_before = count_restarts(os.environ)
+    since = 0.0 if n_before else time.time()
+    environ = {SINCE: str(since), **added, **os.environ, **terminal_of(sys.stderr)}
     # Where somebody has named hosts, those that are gone can be left out.
     hosts, hostfile = request.hosts, request.hostfile or machine.nodefile
     if options.max_restarts and hosts is None and hostfile is not None:
@@ -155,12 +158,12 @@ def run_request(request: Request, options: argparse.Namespace, machine: Machine)
         now = request
         if ranks != first:
             now = replace(request, n_ranks=ranks.n, hosts=ranks.hosts, hostfile=None)
-        # A scheduler may have started us again, too.
-        told = {**environ, RESTARTS: str(count_restarts(environ) + n_restarts)}
+        told = {**environ, RESTARTS: str(n_before + n_restarts)}
         return run_job(plan_command(now, machine), told, signals, is_local=is_local)
 
     with caught_signals() as signals:
-        return run_job_again(start, first, options.max_restarts, signals, living_hosts)
+        again = Restarts(options.max_restarts, since, signals, living_hosts)
+        return run_job_again(start, first, again)
 
 
 def added_environment(command: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:

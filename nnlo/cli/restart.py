@@ -29,35 +29,39 @@ Start = Callable[[Ranks, int], JobEnd]
 """Starts the job, for the n-th time after the first, and waits for its end."""
 
 
-def run_job_again(
-    start: Start,
-    ranks: Ranks,
-    max_restarts: int,
-    signals: Signals,
-    living: Callable[[str], str],
-) -> int:
-    """Run a job, and run it again while it fails and restarts are left; return the exit code.
+@dataclass(frozen=True)
+class Restarts:
+    """What may be done about a job that has failed.
 
-    living: of hosts, those that answer. signals: ours, which end the waiting between two starts.
+    most: restarts. since: older checkpoints are those of other jobs, in seconds of time.time().
+    signals: ours, which end the waiting between two starts. living: of hosts, those that answer.
     """
-    since = time.time()
+
+    most: int
+    since: float
+    signals: Signals
+    living: Callable[[str], str]
+
+
+def run_job_again(start: Start, ranks: Ranks, again: Restarts) -> int:
+    """Run a job, and run it again while it fails and restarts are left; return the exit code."""
     n_restarts = 0
     while True:
         end = start(ranks, n_restarts)
         reason = failure(end)
         if reason is None:
             return end.code
-        if n_restarts == max_restarts:
-            _say_what_is_left(end, reason, since, max_restarts)
+        if n_restarts == again.most:
+            _say_what_is_left(end, reason, again)
             return end.code or AGAIN
         n_restarts += 1
-        ranks, change = ranks_left(ranks, living, came_up=end.marks.ranks)
+        ranks, change = ranks_left(ranks, again.living, came_up=end.marks.ranks)
         delay = min(2.0 ** (n_restarts - 1), LONGEST_S)
         show(
-            f"nnlorun: {reason}; restart {n_restarts} of {max_restarts} in {delay:.0f} s on "
-            f"{ranks.n} rank{'s' * (ranks.n > 1)}{change}{_from(end, since)}"
+            f"nnlorun: {reason}; restart {n_restarts} of {again.most} in {delay:.0f} s on "
+            f"{ranks.n} rank{'s' * (ranks.n > 1)}{change}{_from(end, again.since)}"
         )
-        if (number := _pause(signals, delay)) is not None:
+        if (number := _pause(again.signals, delay)) is not None:
             return _code_of_pause(number, end)
 
 
@@ -137,20 +141,20 @@ def _newest(end: JobEnd, since: float) -> Path | None:
     return files[-1] if files else None
 
 
-def _say_what_is_left(end: JobEnd, reason: str, since: float, max_restarts: int) -> None:
+def _say_what_is_left(end: JobEnd, reason: str, again: Restarts) -> None:
     """Tell a user whose job has lost ranks what can be done; errors speak for themselves."""
     if not end.marks.started or end.marks.done is not None:
-        if max_restarts:
-            show(f"nnlorun: {reason}; no restart of {max_restarts} is left")
+        if again.most:
+            show(f"nnlorun: {reason}; no restart of {again.most} is left")
         return
-    base, file = end.marks.checkpoint, _newest(end, since)
+    base, file = end.marks.checkpoint, _newest(end, again.since)
     if base and file:
         remedy = f"the newest checkpoint is {file}: go on with --restore {base.name}"
     elif base:
         remedy = "no checkpoint was written yet: start again"
     else:
         remedy = "without --checkpoint nothing was kept: start again"
-    more = "" if max_restarts else ", or let nnlorun do so by --max-restarts K"
+    more = "" if again.most else ", or let nnlorun do so by --max-restarts K"
     show(f"nnlorun: {reason}; {remedy}{more}")
 
 

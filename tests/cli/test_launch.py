@@ -225,6 +225,24 @@ def test_a_program_is_a_module_a_file_or_a_command(tmp_path: Path) -> None:
     assert found == (str(tool), "1")
 
 
+@pytest.mark.parametrize(("before", "is_known"), [({}, True), ({"NNLO_RESTARTS": "2"}, False)])
+def test_ranks_are_told_how_often_and_since_when(
+    before: dict[str, str], is_known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say = f"echo $NNLO_RESTARTS $NNLO_SINCE $NNLO_JOB >> {tmp_path}/told"
+    script = f'[ "$1" = --version ] || {say}\nexit 1\n'
+    monkeypatch.setenv("NNLO_MPIRUN", str(make_program(tmp_path / "mpirun", script)))
+    for name, value in before.items():
+        monkeypatch.setenv(name, value)
+    assert main(["-n", "2", "--max-restarts", "1", "-m", "timeit"]) == 1
+    first, second = [line.split() for line in (tmp_path / "told").read_text().splitlines()]
+    n = int(before.get("NNLO_RESTARTS", "0"))
+    assert [first[0], second[0]] == [str(n), str(n + 1)]
+    assert first[1] == second[1]
+    assert (float(first[1]) > 1e9) is is_known
+    assert not Path(first[2]).exists()
+
+
 @pytest.mark.parametrize("words", [["-n", "2"], ["prog"], ["--check", "prog"]])
 def test_a_line_without_ranks_or_program_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -9,7 +9,7 @@ import pytest
 
 from nnlo.cli.job import JobEnd
 from nnlo.cli.marks import Marks
-from nnlo.cli.restart import Ranks, failure, ranks_left, run_job_again
+from nnlo.cli.restart import Ranks, Restarts, failure, ranks_left, run_job_again
 
 UP = Marks(ranks=True)
 STARTED = Marks(ranks=True, started=True)
@@ -79,7 +79,8 @@ class Script:
         return self.ends.pop(0)
 
     def run(self, max_restarts: int) -> int:
-        return run_job_again(self.start, Ranks(3), max_restarts, self.signals, str)
+        again = Restarts(max_restarts, 0.0, self.signals, str)
+        return run_job_again(self.start, Ranks(3), again)
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_ranks_that_were_all_lost_are_no_success(capfd: pytest.CaptureFixture[st
 
 def test_the_newest_checkpoint_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cp-00002.npz").touch()
-    os.utime(tmp_path / "cp-00002.npz", (2e9 * 2,) * 2)
+    os.utime(tmp_path / "cp-00002.npz", (1e9,) * 2)
     marks = STARTED._replace(checkpoint=tmp_path / "cp")
     Script(JobEnd(137, marks=marks)).run(0)
     assert f"{tmp_path}/cp-00002.npz: go on with --restore cp" in capfd.readouterr().err
