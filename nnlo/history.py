@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnlo.errors import CheckpointError
 from nnlo.files import write_text
 
 Record = dict[str, Any]
@@ -91,7 +92,38 @@ class History:
 
     @classmethod
     def from_json(cls, text: str) -> "History":
-        return cls(**json.loads(text))
+        """Raises CheckpointError for a text that is no history of this schema."""
+        try:
+            history = cls(**json.loads(text))
+            if not history._is_whole():
+                raise ValueError("a part of it is missing or of another kind")  # noqa: TRY301
+        except (ValueError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"a history must be the JSON text that a run has written, got another ({error}); "
+                "take that of another checkpoint"
+            ) from error
+        return history
+
+    def _is_whole(self) -> bool:
+        best, ranks = self.best, self.ranks
+        return (
+            self.schema == 1
+            and isinstance(self.stopped, str)
+            and isinstance(self.train_time_s, int | float)
+            and _are_rows(self.epochs, "epoch")
+            and isinstance(ranks, dict)
+            and all(r.isdecimal() and _are_rows(ranks[r], "epoch", "samples") for r in ranks)
+            and (best is None or _are_rows([best], "epoch", "value"))
+            and (best is None or isinstance(best.get("metric"), str))
+        )
 
     def save(self, path: Path) -> None:
         write_text(path, self.to_json())
+
+
+def _are_rows(rows: Any, *names: str) -> bool:
+    """Whether these are records with numbers called ``names``."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and all(isinstance(row.get(name), int | float) for name in names)
+        for row in rows
+    )

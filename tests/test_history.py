@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from nnlo.errors import CheckpointError
 from nnlo.history import History
 
 EPOCHS = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "val_loss": 0.125}]
@@ -53,3 +56,25 @@ def test_books_join_with_one_row_an_epoch():
     ]
     assert [row["loss"] for row in one.ranks["2"]] == [0.5, 0.1]
     assert one.ranks["2"][0]["busy_s"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "[" * 100_000,
+        '{"schema": 2}',
+        '{"other": 1}',
+        '{"epochs": {}}',
+        '{"epochs": [{"loss": 1}]}',
+        '{"ranks": {"x": []}}',
+        '{"ranks": {"1": [{"epoch": 1}]}}',
+        '{"best": {"metric": 3, "value": 1, "epoch": 1}}',
+        '{"stopped": null}',
+    ],
+)
+def test_a_text_that_is_no_history_is_an_error(text):
+    with pytest.raises(CheckpointError, match="history must be the JSON text"):
+        History.from_json(text)

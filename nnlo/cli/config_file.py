@@ -6,6 +6,10 @@ from typing import Any
 
 from nnlo.errors import ConfigError
 
+_DEPTH = 3
+"""Of a value: a mapping of lists of lists."""
+_INT_BITS = 1024  # more have no text in decimals, and no use
+
 
 def file_words(path: str, known: Collection[str], skipped: Collection[str] = ()) -> list[str]:
     """The options in a YAML (or JSON) file, as words of a command line.
@@ -13,12 +17,10 @@ def file_words(path: str, known: Collection[str], skipped: Collection[str] = ())
     known: names of options, with underscores. Raises ConfigError for others. skipped: those
     whose values stand elsewhere.
     """
-    import yaml
-
     try:
         with open(path, encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            content = _content(stream.read())
+    except Exception as error:  # PyYAML lets out what constructors of Python raise
         raise ConfigError(f"--config must be a readable YAML file, got {path} ({error})") from None
     if isinstance(content, Mapping) and isinstance(content.get("options"), Mapping):
         content = content["options"]  # the config.json of a run
@@ -37,7 +39,22 @@ def file_words(path: str, known: Collection[str], skipped: Collection[str] = ())
     return words
 
 
+def _content(text: str) -> Any:
+    """A JSON text by JSON's rules: YAML reads its escapes of rare characters as two halves."""
+    import yaml
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 def _words(name: str, value: Any) -> list[str]:
+    if not _is_plain(value, _DEPTH):
+        raise ConfigError(
+            f"values in --config must be numbers, texts and short lists of them, got a nested "
+            f"one for {name}; write one list or mapping"
+        )
     if value is None or value is False or value in ([], {}):
         return []
     if value is True:
@@ -50,7 +67,19 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Whether ``value`` nests no deeper: aliases in YAML can make it endless."""
+    if isinstance(value, Mapping):
+        parts = (*value, *value.values())
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in parts)
+    if isinstance(value, str):
+        return not any("\ud800" <= letter <= "\udfff" for letter in value)  # halves of one
+    if isinstance(value, list | tuple | set):
+        return depth > 0 and all(_is_plain(one, depth - 1) for one in value)
+    return not isinstance(value, int) or value.bit_length() <= _INT_BITS
 
 
 def pairs(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -64,7 +93,9 @@ def pairs(name: str, words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{name} must read NAME=VALUE, got {word!r}")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            if not _is_plain(value, _DEPTH):
+                raise ValueError("a nested value")  # noqa: TRY301
+        except Exception:  # PyYAML lets out what constructors of Python raise
             raise ConfigError(f"{name} must read NAME=VALUE, got {word!r}") from None
         result[key] = _number(value)
     return result

@@ -17,10 +17,31 @@ from numpy.typing import NDArray
 from nnlo.algo import kernels
 from nnlo.checkpoint import Arrays, Checkpoint, CheckpointStore
 from nnlo.errors import CheckpointError
+from nnlo.history import History
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import unpack_arrays
 
 log = logging.getLogger(__name__)
+
+
+_NUMBERS = ("version", "epoch", "samples", "learning_rate", "base_learning_rate")
+_TEXTS = ("manifest", "algorithm", "topology", "history")
+_LISTS = ("sums", "staleness", "metrics")
+
+
+def check(checkpoint: Checkpoint, name: str) -> None:
+    """Raise CheckpointError unless this is what a ``Saver`` writes. name: in the message."""
+    kinds = {int | float: _NUMBERS, str: _TEXTS, list: _LISTS}
+    for kind, keys in kinds.items():
+        for key in keys:
+            if not isinstance(checkpoint.meta.get(key), kind):
+                raise CheckpointError(
+                    f"a checkpoint must hold {key}, got {checkpoint.meta.get(key)!r:.80} in "
+                    f"{name}; restore one that this version of NNLO has written"
+                )
+    if "weights" not in checkpoint.arrays:
+        raise CheckpointError(f"a checkpoint must hold weights, got none in {name}")
+    History.from_json(checkpoint.meta["history"])
 
 
 @dataclass

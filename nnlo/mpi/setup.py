@@ -21,6 +21,7 @@ from nnlo.model.own_training import NO_GRADIENT, NO_TEST_STEP
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.fence import Process, Registry
 from nnlo.mpi.frame import pack_arrays
+from nnlo.mpi.saving import check
 from nnlo.mpi.settings import RunSettings
 from nnlo.mpi.topology import Topology
 from nnlo.mpi.watch import Watch, start
@@ -230,6 +231,7 @@ def _restore(job: Job, adapter: ModelAdapter) -> Checkpoint | None:
     if path is None:
         return None
     checkpoint = read(path) if path.is_file() else CheckpointStore(path).newest()
+    check(checkpoint, str(path))
     meta = checkpoint.meta
     for name, value in identity(job, adapter).items():
         if name in ("manifest", "algorithm", "metrics") and meta.get(name) != value:

@@ -8,11 +8,11 @@ import pytest
 
 from nnlo.algo import EASGD, GEM, Downpour
 from nnlo.algo.optimizers import SGD, Adam
-from nnlo.checkpoint import CheckpointStore, read
+from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.errors import CheckpointError
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import pack_arrays
-from nnlo.mpi.saving import Draft, Saver
+from nnlo.mpi.saving import Draft, Saver, check
 from tests.mpi.jobs import Job, timeless
 
 STATE = pack_arrays({"1/position": np.array([1, 2])})
@@ -72,6 +72,26 @@ def test_the_file_holds_what_a_restart_needs(tmp_path):
     np.testing.assert_array_equal(checkpoint.arrays["best"], WEIGHTS + 1)
     about = {"seed": 5, "samples": 23, "version": 10, "epoch": 1, "learning_rate": 0.1}
     assert checkpoint.meta == about | {"history": '{"epochs": []}'}
+
+
+WHOLE = {"version": 1, "epoch": 1, "samples": 9, "learning_rate": 0.1, "sums": [9, 1.0]}
+WHOLE |= {"manifest": "a", "algorithm": "b", "topology": "c", "history": "{}"}
+WHOLE |= {"base_learning_rate": 0.1, "staleness": [1, 0], "metrics": ["loss"]}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("value", [None, {}])
+def test_a_checkpoint_that_lacks_anything_is_an_error_before_it_is_used(name, value):
+    check(Checkpoint({"weights": WEIGHTS}, WHOLE), "cp")
+    with pytest.raises(CheckpointError, match=f"must hold {name}, got .* in cp; restore"):
+        check(Checkpoint({"weights": WEIGHTS}, WHOLE | {name: value}), "cp")
+
+
+def test_a_checkpoint_without_weights_or_a_history_is_an_error():
+    with pytest.raises(CheckpointError, match="must hold weights"):
+        check(Checkpoint({}, WHOLE), "cp")
+    with pytest.raises(CheckpointError, match="history must be"):
+        check(Checkpoint({"weights": WEIGHTS}, WHOLE | {"history": "[]"}), "cp")
 
 
 def test_no_second_draft_begins_while_one_is_open(tmp_path, caplog):
