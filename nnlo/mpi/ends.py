@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.frame import Flag, Frame, Header, Kind
 from nnlo.mpi.vigil import Vigil
+from nnlo.mpi.watch import Watch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -45,6 +46,11 @@ class ParentEnd:
             self._receives[child].Start()
             self._listening.append(child)
             self.vigil.answered(child, time.perf_counter())
+
+    @property
+    def awaited(self) -> list[int]:
+        """Children whose turn it is to speak."""
+        return self._listening
 
     def forget(self, child: int) -> None:
         """Nothing is expected from ``child`` any more, nor sent to it."""
@@ -150,20 +156,27 @@ class ParentEnd:
 
 
 class ChildEnd:
-    """A worker's end: one message up, one message down."""
+    """A worker's end: one message up, one message down. watch: is told of the waiting."""
 
-    def __init__(self, comm: "MPI.Intracomm", parent: int, down: Frame) -> None:
+    def __init__(
+        self, comm: "MPI.Intracomm", parent: int, down: Frame, watch: Watch | None = None
+    ) -> None:
         self._comm = comm
+        self._watch = watch or Watch()
         self._parent = parent
         self.down = down  # where the next answer is received; the newest one
 
     def exchange(self, up: Frame) -> Frame:
-        """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""
-        with ulfm.losses():
+        """Send ``up`` and return the answer, in a buffer that the next exchange overwrites.
+
+        Raises PeersLost where the parent is gone, or the ranks regroup.
+        """
+        poll = self._watch.poll
+        with ulfm.losses(), self._watch.waiting(f"rank {self._parent}"):
             receive = self._comm.Irecv(self.down.buffer, self._parent, link.DOWN)
             send = self._comm.Isend(up.message, self._parent, link.UP)
-            link.wait(receive)
-            link.wait(send)
+            link.wait(receive, poll)
+            link.wait(send, poll)
             self.down.attached = b""
             if self.down.header.flags & Flag.GIFT:
                 self.down.attached = link.receive_bytes(self._comm, self._parent)

@@ -36,7 +36,7 @@ def serve(master: Master, end: ParentEnd, root: Root, guard: Guard) -> bool:
         try:
             for child, frame in arrivals:
                 master.receive(child, frame)
-            guard.check()
+            guard.check(bool(arrivals))
             root.poll(master)
         except ulfm.PeersLost:
             raise
@@ -68,7 +68,7 @@ def relay(middle: Middle, end: ParentEnd, parent: ChildEnd, spare: Frame, guard:
         try:
             for child, frame in arrivals:
                 middle.receive(child, frame)
-            guard.check()
+            guard.check(bool(arrivals))
             up = middle.up()
         except ulfm.PeersLost:
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnlo.algo.base import State
 from nnlo.errors import ConfigError, TrainingError
 from nnlo.model.manifest import Manifest
-from nnlo.mpi import link
+from nnlo.mpi import link, ulfm
 from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import HEADER_BYTES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays
 from nnlo.mpi.master import Master
@@ -94,6 +94,18 @@ class SlicesEnd:
 
     def exchange(self, up: Frame) -> Frame:
         """Send ``up`` and return the answer, in a buffer that the next exchange overwrites."""
+        with ulfm.losses():
+            self._move(up)
+        for rank in range(len(self._slices)):
+            self._scratch.buffer[:] = self._head(rank)
+            header = self._scratch.header
+            if header.kind is Kind.WEIGHTS:
+                self._versions[rank] = header.version
+        self._rate = self.down.header.rate
+        return self.down
+
+    def _move(self, up: Frame) -> None:
+        """Everything, both ways."""
         requests = []
         for rank, piece in enumerate(self._slices):
             parts = [self._head(rank), self._vector_bytes(self.down, piece)]
@@ -102,13 +114,6 @@ class SlicesEnd:
             requests.append(link.send_parts(self._comm, self._parts(up, rank, piece), rank))
         for request in requests:
             link.wait(request)
-        for rank in range(len(self._slices)):
-            self._scratch.buffer[:] = self._head(rank)
-            header = self._scratch.header
-            if header.kind is Kind.WEIGHTS:
-                self._versions[rank] = header.version
-        self._rate = self.down.header.rate
-        return self.down
 
     def _head(self, rank: int) -> NDArray[np.uint8]:
         return self.down.buffer[rank * HEADER_BYTES : (rank + 1) * HEADER_BYTES]
@@ -243,6 +248,8 @@ def serve_slice(comm: "MPI.Intracomm", master: Master, end: ParentEnd, base_rate
     backoff = link.Backoff()
     while not master.finished:
         arrivals = end.arrivals()
+        if end.lost:
+            raise ulfm.PeersLost(f"rank {min(end.lost)} has died")
         for child, frame in arrivals:
             header = frame.header
             if child != 0:  # workers know the rate from the root
