@@ -240,7 +240,7 @@ class MPIManager:
         lost, self._ranks.lost = self._ranks.lost, []
         if self._ranks.rank == 0 and lost:
             log.warning(
-                "%s %s lost in epoch %d, which begins anew, with %s",
+                "%s %s lost in epoch %d: it begins anew, with %s",
                 " and ".join(lost),
                 "were" if len(lost) > 1 else "was",
                 self._prepared.first_epoch + 1,

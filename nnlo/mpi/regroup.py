@@ -88,7 +88,9 @@ class Ranks:
         self._is_whole = False
         self.comm = new
         self.topology = before.reduced_to(left)
-        self.lost += [f"rank {before.number(rank)} ({before.name(rank)})" for rank in gone]
+        for rank in gone:
+            role = before.name(rank).removesuffix(f" {before.number(rank)}")
+            self.lost.append(f"rank {before.number(rank)} ({role})")
         if self._registry is not None:
             self._registry = self._registry.restricted(left)
         if 0 in gone:

@@ -20,6 +20,7 @@ from nnlo.mpi.root import Root
 from nnlo.mpi.serve import ignored_signals, relay, serve
 from nnlo.mpi.setup import together
 from nnlo.mpi.slices import SliceReader, SlicesEnd, WholeMaster, serve_slice
+from nnlo.mpi.worker import Worker
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -180,7 +181,7 @@ def train_together(parts: Parts, root: Root | None, earlier: Root | None) -> Mas
     comm = _comm(parts)
     end = Loopback()
 
-    def make() -> Replica:
+    def make() -> tuple[Replica, Worker]:
         master = parts.master(root or Nobody(), end, [parts.rank], Master)
         ring = parts.reducer
         assert ring is not None
@@ -188,10 +189,10 @@ def train_together(parts: Parts, root: Root | None, earlier: Root | None) -> Mas
             _begin(parts, root, master, earlier)
         assert parts.prepared.beside is not None
         dies = partial(_die_alone, parts) if parts.dies_alone else None
-        return Replica(parts.prepared.beside, master, end, ring, root, dies)
+        replica = Replica(parts.prepared.beside, master, end, ring, root, dies)
+        return replica, parts.worker()
 
-    replica = together(comm, make)
-    worker = together(comm, parts.worker)
+    replica, worker = together(comm, make)
     comm.bcast(None)
     if root is None:
         with ignored_signals():
