@@ -1,0 +1,318 @@
+"""What faults do to real runs: hundreds of them, one fault at a random moment of each.
+
+The runs and what is asked of them are in tests/distributed: cases.py, injector.py, verdict.py.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.distributed import cases, injector, verdict  # noqa: E402
+from tests.distributed.conftest import Run  # noqa: E402
+
+Record = dict[str, Any]
+Draw = Callable[[int], cases.Case]
+
+
+def main() -> int:
+    """Run what is asked for; the exit code says whether all runs ended as promised."""
+    options = build_parser().parse_args()
+    if options.table:
+        print(table(read(options.table)))
+        return 0
+    if options.exact or options.overhead:
+        ask = exact if options.exact else overhead
+        return int(not all([ask(case, options) for case in SMALL]))
+    draw = cases.undisturbed if options.undisturbed else cases.draw
+    seeds = options.undisturbed or options.seeds
+    records = campaign(draw, seeds, options.jobs, options.results, options.keep)
+    return int(any(record["problems"] for record in records))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--seeds", type=numbers, default=range(224), metavar="A-B", help="runs with a fault")
+    add("--undisturbed", type=numbers, metavar="A-B", help="runs without one, to compare with")
+    add("--jobs", type=int, default=2, help="runs at a time (default 2)")
+    add("--results", type=Path, default=Path("faults.jsonl"), help="a line for each run")
+    add("--keep", type=Path, help="where the folders of runs with problems go")
+    add("--table", type=Path, metavar="RESULTS", help="show the tables of these results")
+    add("--exact", type=int, metavar="KILLS", help="kill a job so often: does it end the same?")
+    add("--overhead", type=int, metavar="PAIRS", help="what --fault-tolerant costs without faults")
+    return parser
+
+
+def numbers(text: str) -> range:
+    """``a-b`` or ``a``, b among them."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+# Many runs ------------------------------------------------------------------------------------
+
+
+def campaign(
+    draw: Draw, seeds: Iterable[int], n_jobs: int, results: Path, keep: Path | None
+) -> list[Record]:
+    """Run the seeds that ``results`` does not hold yet, and add them to it."""
+    runs = [draw(seed) for seed in seeds]
+    known = {(r["seed"], r["fault"] == "none") for r in read(results)}
+    runs = [case for case in runs if (case.seed, case.fault == "none") not in known]
+    begun, found = time.monotonic(), []
+    with ThreadPoolExecutor(n_jobs) as pool:
+        futures = [pool.submit(run_one, case, keep) for case in runs]
+        for done, future in enumerate(as_completed(futures), 1):
+            record = future.result()
+            found.append(record)
+            with results.open("a") as stream:
+                stream.write(json.dumps(record) + "\n")
+            left = (time.monotonic() - begun) / done * (len(runs) - done)
+            print(f"{describe(record)}; {left / 60:.0f} min left", flush=True)
+    return found
+
+
+def run_one(case: cases.Case, keep: Path | None) -> Record:
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        found = verdict.run_case(case, folder)
+        if found.problems and keep is not None:
+            shutil.copytree(folder, keep / f"{case.fault[:4]}-{case.seed}", dirs_exist_ok=True)
+        return found.record()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def describe(record: Record) -> str:
+    about = [record[name] for name in ("seed", "shape", "mode", "fault", "n_ranks")]
+    what = "; ".join(record["problems"]) or "as promised"
+    return f"{about} at {record['moment']}: {record['codes']} {record['seconds']} s: {what}"
+
+
+def read(results: Path) -> list[Record]:
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+# Tables ---------------------------------------------------------------------------------------
+
+
+def table(records: list[Record]) -> str:
+    """Markdown: undisturbed runs, faults, and faults by shape."""
+    usual = [record for record in records if record["fault"] == "none"]
+    faulty = [record for record in records if record["fault"] != "none"]
+    least = accuracies(usual)
+    parts = [by_fault(faulty, least), by_shape(faulty), undisturbed_table(usual)]
+    return "\n\n".join(parts)
+
+
+def accuracies(usual: list[Record]) -> dict[tuple[str, str], list[float]]:
+    found = defaultdict(list)
+    for record in usual:
+        found[record["shape"], record["mode"]].append(record["accuracy"])
+    return dict(found)
+
+
+def shortfall(record: Record, usual: dict[tuple[str, str], list[float]]) -> float | None:
+    """How far the accuracy is from the median of undisturbed runs of that shape and mode."""
+    known = usual.get((record["shape"], record["mode"]))
+    if record["accuracy"] is None or not known:
+        return None
+    return record["accuracy"] - statistics.median(known)
+
+
+def of_kind(records: list[Record], kind: str) -> int:
+    return sum(any(p.startswith(kind) for p in record["problems"]) for record in records)
+
+
+def by_fault(records: list[Record], usual: dict[tuple[str, str], list[float]]) -> str:
+    lines = [
+        "| fault | runs | as promised | hangs | samples lost | accuracy against undisturbed | "
+        "longest, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in [*cases.FAULTS, "all"]:
+        some = [r for r in records if name in (r["fault"], "all")]
+        if not some:
+            continue
+        gaps = [gap for record in some if (gap := shortfall(record, usual)) is not None]
+        span = f"{min(gaps):+.3f} ... {max(gaps):+.3f}" if gaps else "-"
+        good = sum(not record["problems"] for record in some)
+        worst = max(record["seconds"] for record in some)
+        lines.append(
+            f"| {name} | {len(some)} | {good} | {of_kind(some, 'hang')} | "
+            f"{of_kind(some, 'lost')} | {span} | {worst:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def by_shape(records: list[Record]) -> str:
+    shapes = [*cases.SHAPES]
+    lines = [
+        f"| fault | {' | '.join(shapes)} |",
+        f"| --- |{' --- |' * len(shapes)}",
+    ]
+    for name in cases.FAULTS:
+        cells = []
+        for shape in shapes:
+            some = [r for r in records if r["fault"] == name and r["shape"] == shape]
+            good = sum(not record["problems"] for record in some)
+            cells.append(f"{good}/{len(some)}" if some else "")
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def undisturbed_table(records: list[Record]) -> str:
+    lines = ["| shape | mode | runs | accuracy |", "| --- | --- | --- | --- |"]
+    for (shape, mode), values in accuracies(records).items():
+        lines.append(
+            f"| {shape} | {mode} | {len(values)} | {min(values):.3f} ... {max(values):.3f} |"
+        )
+    return "\n".join(lines)
+
+
+# One run again and again ----------------------------------------------------------------------
+
+
+SMALL = [
+    cases.Case(3, "synchronous star", "downpour", "none", 3, 0, 1.0),
+    cases.Case(3, "star", "downpour", "none", 2, 0, 1.0),
+]
+"""A synchronous star, and a single worker: what is restored there must be exact."""
+EXACT_EPOCHS = 150
+
+
+def exact(case: cases.Case, options: argparse.Namespace) -> bool:
+    """Kill all processes of a run at random moments, restore it, compare with an undisturbed one.
+
+    In turn nnlorun is left alone and starts the run again by --max-restarts, or is killed too.
+    """
+    chance = random.Random(case.n_ranks)
+    words = ("--epochs", EXACT_EPOCHS, "--param", "pause=0.005", *cases.SAVING)
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        whole, cut = Path(name, "whole"), Path(name, "cut")
+        for folder in (whole, cut):
+            folder.mkdir()
+            injector.write_data(folder)
+        wait(injector.begin(case, whole, *words))
+        n_killed = n_starts = 0
+        code: int | None = None
+        while code != 0:
+            restores = ("--restore", "cp") if checkpoints(cut) else ()
+            run = injector.begin(case, cut, *words, *restores, restarts=1)
+            n_starts += 1
+            try:
+                for spared in ([run.process.pid], []):
+                    if n_killed < options.exact and await_training(run, cut, chance):
+                        injector.send(set(run.processes()) - set(spared), signal.SIGKILL)
+                        n_killed += 1
+                code = run.ended(300.0).code
+            finally:
+                run.close()
+            print(f"{case.shape}: {n_killed} killed, {len(checkpoints(cut))} files", flush=True)
+        return compare(case, n_killed, outcome(whole), outcome(cut))
+
+
+def await_training(run: Run, folder: Path, chance: random.Random) -> bool:
+    """Wait till training goes on and for a random time more; False where the run has ended."""
+    known = {*(folder / "trace").iterdir()}
+    while run.process.poll() is None and {*(folder / "trace").iterdir()} == known:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0.0, 4.0))
+    return run.process.poll() is None
+
+
+def wait(run: Run) -> None:
+    try:
+        ended = run.ended(600.0)
+        assert ended.code == 0, ended.output
+    finally:
+        run.close()
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return [*folder.glob("runs/*/checkpoints/cp-*.npz")]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What must be the same bit for bit: weights, best weights, history but for times."""
+    run = next(folder.glob("runs/*/history.json")).parent
+    history = json.loads((run / "history.json").read_text())
+    times = ("time_s", "samples_per_s", "busy_s", "wait_s", "train_time_s")
+    parts: dict[str, Any] = {}
+    for name in ("weights.npz", "best.weights.npz"):
+        with np.load(run / name) as arrays:
+            parts[name] = [arrays[key].tobytes() for key in sorted(arrays.files)]
+
+    def timeless(rows: list[Record]) -> list[Record]:
+        return [{k: v for k, v in row.items() if k not in times} for row in rows]
+
+    parts["epochs"] = timeless(history["epochs"])
+    parts["ranks"] = {rank: timeless(rows) for rank, rows in history["ranks"].items()}
+    parts["best"] = history["best"]
+    return parts
+
+
+def compare(case: cases.Case, n_killed: int, one: Record, other: Record) -> bool:
+    unequal = [name for name in one if one[name] != other[name]]
+    print(
+        f"{case.shape}, {case.n_ranks} ranks, {EXACT_EPOCHS} epochs, killed {n_killed} times: "
+        f"{'unequal ' + ', '.join(unequal) if unequal else 'equal bit for bit'}",
+        flush=True,
+    )
+    return not unequal
+
+
+def overhead(case: cases.Case, options: argparse.Namespace) -> bool:
+    """Samples per second with --fault-tolerant against those without, in turn."""
+    case = replace(case, n_ranks=2)  # as many as there are cores
+    ratios = {}
+    for width in (32, 20_000):
+        epochs = 60 if width == 32 else 12
+        found = []
+        for index in range(options.overhead):
+            turn = (True, False) if index % 2 else (False, True)
+            rates = {tolerant: rate(case, width, epochs, tolerant) for tolerant in turn}
+            found.append(rates[True] / rates[False])
+            print(f"{width}: {found[-1]:.3f}", flush=True)
+        low, median, high = np.percentile(found, (25, 50, 75))
+        ratios[width] = median
+        print(
+            f"{case.shape}, {75 * width + 10:,} weights: {median:.3f} of the rate without "
+            f"(quartiles {low:.3f} to {high:.3f}, {len(found)} pairs)"
+        )
+    return all(ratio > 0.97 for ratio in ratios.values())
+
+
+def rate(case: cases.Case, width: int, epochs: int, tolerant: bool) -> float:
+    """Samples per second of the epochs after the first, which compiles."""
+    words = ("--epochs", epochs, "--param", f"width={width}")
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        injector.write_data(Path(name))
+        wait(injector.begin(case, Path(name), *words, tolerant=tolerant))
+        file = next(Path(name).glob("runs/*/history.json"))
+        rows = json.loads(file.read_text())["epochs"][1:]
+    return sum(row["samples"] for row in rows) / sum(row["time_s"] for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
