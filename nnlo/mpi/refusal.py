@@ -66,14 +66,12 @@ class RefusalBook:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._in_a_row = 0
-        self._has_applied = False
         self._by_rank: dict[int, int] = {}
         self.last: Refusal | None = None
 
     def applied(self) -> None:
         """An update has been applied."""
         self._in_a_row = 0
-        self._has_applied = True
 
     def note(self, refusals: Sequence[Refusal], history: History, version: int) -> None:
         """Count those of one message before weights ``version``. TrainingError at the limit.
@@ -91,8 +89,8 @@ class RefusalBook:
             raise self._error(f"{self._in_a_row} in a row that are not", version)
 
     def check(self, version: int) -> None:
-        """Raise TrainingError where a run ends of which all was refused."""
-        if self._in_a_row and not self._has_applied:
+        """Raise TrainingError where a run ends in which nothing was ever applied."""
+        if self._in_a_row and version == 0:
             raise self._error("none that is", version)
 
     def _error(self, got: str, version: int) -> TrainingError:

@@ -25,7 +25,7 @@ from nnlo.mpi.frame import N_TIMES, Header
 from nnlo.mpi.master import Master
 from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.refusal import Refusal, RefusalBook
-from nnlo.mpi.saving import Draft, Saver, is_sound
+from nnlo.mpi.saving import Draft, Saver, check_end, is_sound
 from nnlo.mpi.spikes import Spikes
 from nnlo.mpi.tally import count_rank
 
@@ -122,16 +122,16 @@ class Root:
         self._sums += tail[N_TIMES:]
         self._staleness += [1, staleness]
         self._refused.applied()
-        self._spikes.watch(
-            float(tail[N_TIMES + 1] / tail[N_TIMES]), header.sender, self._epoch + 1
-        )
         known = header._replace(sender=self._plan.number(header.sender))
+        loss = float(tail[N_TIMES + 1] / tail[N_TIMES])
+        self._spikes.watch(loss, known.sender, self._epoch + 1)
         count_rank(self.history, known, tail, self._plan.metric_names)
 
     def refused(self, master: Master, refusals: Sequence[Refusal]) -> None:
         """What was refused is lost, but its samples have had their turn in this epoch."""
         self._samples += sum(one.n_samples for one in refusals)
-        self._refused.note(refusals, self.history, master.version)
+        known = [one._replace(rank=self._plan.number(one.rank)) for one in refusals]
+        self._refused.note(known, self.history, master.version)
 
     def stepped(self, master: Master) -> None:
         """The version has grown by one."""
@@ -279,7 +279,8 @@ class Root:
     def finish(self, master: Master) -> None:
         """All children have left: last validation, last checkpoint, the history's end.
 
-        Raises TrainingError where all that the workers did was refused.
+        Raises TrainingError where all that the workers did was refused, or the final weights
+        are not finite and there are no best ones.
         """
         self._refused.check(master.version)
         self._follow_clock(master)
@@ -297,6 +298,7 @@ class Root:
             draft.results = (self._history_text(), self.best, master.half.learning_rate)
             self._saver.finish(draft if is_sound(draft) else None)
             self.unsaved = self._saver.unsaved
+        check_end(draft.arrays["weights"], self.best is not None)
         for listener in self._plan.listeners:
             listener.end()
 

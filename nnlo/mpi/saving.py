@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnlo.algo import kernels
 from nnlo.checkpoint import Arrays, Checkpoint, CheckpointStore
-from nnlo.errors import CheckpointError
+from nnlo.errors import CheckpointError, TrainingError
 from nnlo.history import History
 from nnlo.mpi.evaluate import Background
 from nnlo.mpi.frame import unpack_arrays
@@ -69,6 +69,18 @@ def is_sound(draft: Draft) -> bool:
         draft.version,
     )
     return False
+
+
+def check_end(weights: NDArray[np.float32], has_best: bool) -> None:
+    """Raise TrainingError where the final ``weights`` are not finite and no best ones are kept."""
+    if kernels.is_finite(weights):
+        return
+    if not has_best:
+        raise TrainingError(
+            "the final weights must be finite, got some that are not; lower the learning rate or "
+            "clip gradients (--clip-norm)"
+        )
+    log.error("the final weights are not finite, the best ones are; lower the learning rate")
 
 
 class Saver:

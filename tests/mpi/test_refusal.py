@@ -169,6 +169,31 @@ def test_weights_that_diverge_end_the_run_and_spoil_neither_best_nor_checkpoint(
     assert all(kept)
 
 
+class Frozen(LinearModel):
+    """One sample, one step: nobody sees what the weights have become."""
+
+    def gradient(self, batch, out):
+        sums = super().gradient(batch, out)
+        out[:3] = 1e30
+        return sums
+
+
+def test_final_weights_that_are_not_finite_are_an_error_unless_there_are_best_ones(caplog):
+    wild = Downpour(SGD(1e30))
+    with pytest.raises(TrainingError, match="the final weights must be finite"):
+        Job(1, 1, 4, algo=wild, model=Frozen(), validate=None).run()
+    job = Job(1, 1, 4, algo=wild, model=Frozen(), validate=None)
+    job.root.best = np.zeros(4, np.float32)
+    job.run()
+    assert "the final weights are not finite, the best ones are" in caplog.text
+
+
+def test_ranks_are_named_as_users_know_them(caplog):
+    job = Job(1, 3, 8, bad=[1], plan={"number": lambda rank: rank + 5}).run()
+    assert list(job.history.ranks) == ["5"]
+    assert "an update was refused: rank 5: " in caplog.text
+
+
 def test_warnings_come_ever_more_seldom(caplog):
     book, history = RefusalBook(100), History()
     with caplog.at_level(logging.WARNING):
