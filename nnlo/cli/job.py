@@ -54,6 +54,7 @@ _HEADS = (
 _LINES = (
     rb"\[warn\] Epoll ",
     rb"\[[\w.-]+:\d+\] PMIX ERROR: PMIX_ERR_(?:UNREACH|LOST_CONNECTION|COMM_FAILURE)",
+    rb"NBC_Progress: an error 7[57] was found during schedule [^\n]*\n",
 )
 _BANNER = re.compile(
     b"%b(?:%b).*?\n%b|\x00|^(?:%b)[^\n]*\n" % (_RULE, b"|".join(_HEADS), _RULE, b"|".join(_LINES)),

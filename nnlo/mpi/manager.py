@@ -1,5 +1,6 @@
 """One training job on a communicator."""
 
+import atexit
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -125,6 +126,8 @@ class MPIManager:
 
     def _prepare(self) -> None:
         self._ranks.open()
+        if ulfm.is_on():
+            atexit.register(self._die)
         comm, topology = self._ranks.comm, self._ranks.topology
         built = build(comm, self._job, topology)
         self._prepared = deal(comm, self._job, topology, built, built.first)
@@ -198,14 +201,19 @@ class MPIManager:
                 done = False
                 self._loss = lost  # with it the buffers into which MPI may still write
                 if self._prepared is not None:
+                    self._prepared.watch.abandon()
                     ulfm.revoke(self._prepared.ring)
                     ulfm.revoke(self._prepared.beside)
             except NNLOError as raised:
                 error = raised
-            if self.abandoned or self._ranks.meet(done=done):
-                if error is not None:
-                    raise error
-                return
+            try:
+                if self.abandoned or self._ranks.meet(done=done):
+                    if error is not None:
+                        raise error
+                    return
+            except NNLOError:
+                atexit.unregister(self._die)  # all ranks have this error
+                raise
 
     def _train(self) -> None:
         """Train until the end of the run, from where ranks were lost if some were."""
@@ -342,8 +350,17 @@ class MPIManager:
 
     def close(self) -> None:
         """Wait for all ranks and release the data; every rank calls it."""
-        if not self.abandoned:
-            prepared = self._prepared
-            parts = () if prepared is None else (prepared.ring, prepared.beside)
-            self._ranks.close(*parts)
-        self._job.data.close()
+        try:
+            if not self.abandoned:
+                self._ranks.wait_for_all()
+                if self._prepared is not None:
+                    self._prepared.watch.close()
+                    self._ranks.free(self._prepared.ring, self._prepared.beside)
+        finally:
+            atexit.unregister(self._die)
+            self._job.data.close()
+
+    def _die(self) -> None:
+        """At the end of a program that ends before the others do: they must hear of it."""
+        if self._ranks.comm is not None:
+            ulfm.die()

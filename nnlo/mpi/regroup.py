@@ -103,11 +103,8 @@ class Ranks:
         if new.size == 1:
             self.comm = None
 
-    def close(self, *parts: "MPI.Intracomm | None") -> None:
-        """Wait for all ranks and free ``comm`` and its ``parts``, collective.
-
-        After a death nothing is freed: that would need the dead.
-        """
+    def wait_for_all(self) -> None:
+        """The last meeting; collective. Raises RanksLost where rank 0 has died."""
         while self.comm is not None:
             try:
                 with ulfm.losses(self.comm):
@@ -116,7 +113,13 @@ class Ranks:
             except ulfm.PeersLost:
                 done = False
             if self.meet(done=done, over=True):
-                break
+                return
+
+    def free(self, *parts: "MPI.Intracomm | None") -> None:
+        """Free ``comm`` and its ``parts``; collective.
+
+        After a death nothing is freed: that would need the dead.
+        """
         if self.comm is not None and self._is_whole:
             for comm in (*parts, self.comm):
                 if comm is not None:

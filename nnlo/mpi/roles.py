@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 def train_alone(parts: Parts, root: Root, earlier: Root | None) -> Master:
     """Master and worker in one process; earlier: the root before this one, see Root.begin."""
     end = Loopback()

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnlo.algo.base import Algorithm
 from nnlo.errors import ConfigError
+from nnlo.mpi import ulfm
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.topology import Topology
 
@@ -171,6 +172,23 @@ def check_shape(
         raise ConfigError(
             "masters that share the weights must do without norms of the whole vector, got "
             f"{algo}; leave out --clip-norm and --staleness gap, or --n-shards"
+        )
+    if settings.spares and not ulfm.is_on():
+        raise ConfigError(
+            f"spares must go with an MPI that survives losses, got {settings.spares} of them "
+            "without; start the run by nnlorun --fault-tolerant"
+        )
+    goes_on = settings.on_worker_error == "continue" and topology.n_ranks > 1
+    if goes_on and settings.num_shards > 1:
+        raise ConfigError(
+            "--on-worker-error continue must go with a single root, got masters that share the "
+            "weights, which need every worker; leave one of them out"
+        )
+    if goes_on and not topology.is_star and not ulfm.is_on():
+        raise ConfigError(
+            f"--on-worker-error continue must go with workers of one rank each, got "
+            f"{topology.describe()}, who need each other; start the run by "
+            "nnlorun --fault-tolerant"
         )
     if not topology.has_master and (settings.synchronous or settings.max_staleness is not None):
         raise ConfigError(
