@@ -49,12 +49,12 @@ _HEADS = (
     rb"MPI_ABORT was",
     rb"Primary job ",
 )
-# Besides: remains of banners, what libevent says of a pipe whose rank is gone, and the daemon of
-# a rank that is gone while it still has an answer for it.
+# Besides: remains of banners, what libevent says of a pipe whose rank is gone, the daemon of a
+# rank that is gone while it still has an answer for it, and a collective of a lost rank.
 _LINES = (
     rb"\[warn\] Epoll ",
     rb"\[[\w.-]+:\d+\] PMIX ERROR: PMIX_ERR_(?:UNREACH|LOST_CONNECTION|COMM_FAILURE)",
-    rb"NBC_Progress: an error 7[57] was found during schedule [^\n]*\n",
+    rb"NBC_Progress: an error 7[57] was found during schedule ",
 )
 _BANNER = re.compile(
     b"%b(?:%b).*?\n%b|\x00|^(?:%b)[^\n]*\n" % (_RULE, b"|".join(_HEADS), _RULE, b"|".join(_LINES)),
@@ -63,7 +63,7 @@ _BANNER = re.compile(
 # The end of the text as long as it may still become a banner.
 _OPEN = re.compile(
     rb"-+\Z|%b(?:[pmMP](?:(?!%b).){0,1500})?\Z"
-    rb"|^\[(?:warn\][^\n]*|[\w.-]*(?::\d*)?|[\w.-]+:\d+\](?: PMIX[^\n]*| ?P?M?I?))\Z"
+    rb"|^N(?:B(?:C[^\n]*)?)?\Z|^\[(?:warn\][^\n]*|[\w.-]*(?::\d*)?|[\w.-]+:\d+\](?: PMIX[^\n]*| ?P?M?I?))\Z"
     % (_RULE, _RULE),
     re.DOTALL | re.MULTILINE,
 )

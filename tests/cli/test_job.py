@@ -34,6 +34,7 @@ def test_the_banner_of_an_exit_is_dropped_however_it_is_cut(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 9, 1000])
 def test_what_the_daemon_says_of_a_rank_that_is_gone_is_dropped(size: int) -> None:
     noise = b"[vm:123] PMIX ERROR: PMIX_ERR_UNREACH in file /a/pmix_server.c at line 3841\n"
+    noise += b"NBC_Progress: an error 75 was found during schedule 0x1 at line 2\n"
     text = b"before\n" + noise + b"[vm:123] a word of a rank\n[1, 2]\n" + noise
     banners = BannerFilter()
     shown = b"".join(banners.feed(text[i : i + size]) for i in range(0, len(text), size))
