@@ -63,7 +63,8 @@ _BANNER = re.compile(
 # The end of the text as long as it may still become a banner.
 _OPEN = re.compile(
     rb"-+\Z|%b(?:[pmMP](?:(?!%b).){0,1500})?\Z"
-    rb"|^N(?:B(?:C[^\n]*)?)?\Z|^\[(?:warn\][^\n]*|[\w.-]*(?::\d*)?|[\w.-]+:\d+\](?: PMIX[^\n]*| ?P?M?I?))\Z"
+    rb"|^N(?:B(?:C[^\n]*)?)?\Z"
+    rb"|^\[(?:warn\][^\n]*|[\w.-]*(?::\d*)?|[\w.-]+:\d+\](?: PMIX[^\n]*| ?P?M?I?))\Z"
     % (_RULE, _RULE),
     re.DOTALL | re.MULTILINE,
 )
