@@ -17,6 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nnlo.algo import MODES, OPTIMIZERS, Algo
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.cli.config_file import pairs
 from nnlo.cli.options import parse
@@ -189,6 +190,28 @@ def test_pairs(words):
         pairs("--param", words)
     with suppress(ConfigError):
         pairs("--param", [f"a={word}" for word in words])
+
+
+WORDS = ["1", "0", "-1", "0.5", "nan", "inf", "x", "[1]", "{a: 1}", "null", "true", "", "1e400"]
+NUMBERS_OF = st.sampled_from(
+    [
+        *("learning_rate", "momentum", "beta_1", "epsilon", "nesterov", "sync_every", "staleness"),
+        *("worker_optimizer", "worker_learning_rate", "clip_norm", "clip_value", "dc_lambda"),
+        *("elastic_force", "elastic_momentum", "kappa", "gem_kappa", "scaling", "warmup", "x"),
+    ]
+)
+
+
+@fuzz(400)
+@given(
+    st.sampled_from([*MODES]),
+    st.none() | st.sampled_from([*OPTIMIZERS]),
+    st.lists(st.tuples(NUMBERS_OF, st.sampled_from(WORDS)).map("=".join), max_size=3),
+)
+def test_numbers_of_algorithms(mode, optimizer, words):
+    with suppress(ConfigError):
+        algo = Algo(optimizer, mode=mode, **pairs("--mode-params", words))
+        assert algo.worker(3, 2) is not None
 
 
 @fuzz(100)

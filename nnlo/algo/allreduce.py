@@ -73,7 +73,8 @@ class Allreduce(Recipe):
                 raise ConfigError(
                     f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if self.warmup is not None and (self.scaling == "none" or self.warmup < 0):
+        is_count = isinstance(self.warmup, int) and self.warmup >= 0
+        if self.warmup is not None and (self.scaling == "none" or not is_count):
             raise ConfigError(
                 f"warmup must be at least 0 updates and come with a scaling of the learning "
                 f"rate, got {self.warmup} with scaling {self.scaling}; name linear or sqrt"

@@ -19,6 +19,7 @@ from nnlo.algo.recipe import (
     Recipe,
     check_sync_every,
     check_worker_rate,
+    is_above_0,
     samples,
     split_numbers,
     vectors,
@@ -132,7 +133,7 @@ class Downpour(Recipe):
 def check_limits(clip_norm: float | None, clip_value: float | None) -> None:
     """Raise ConfigError unless both are None or above 0."""
     for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-        if value is not None and not value > 0.0:
+        if value is not None and not is_above_0(value):
             raise ConfigError(f"{name} must be above 0, got {value}; leave it out for none")
 
 

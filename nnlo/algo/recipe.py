@@ -108,6 +108,11 @@ def check_local_optimizer(mode: str, optimizer: Any) -> None:
         )
 
 
+def is_above_0(value: Any) -> bool:
+    """Whether ``value`` is a number above 0; a text, as options may bring, is none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and float(value) > 0.0
+
+
 def check_worker_rate(rate: float | None, optimizer: Any) -> None:
     """Raise ConfigError for a rate that is not above 0 or has no optimizer to belong to."""
     if rate is not None and optimizer is None:
@@ -115,7 +120,7 @@ def check_worker_rate(rate: float | None, optimizer: Any) -> None:
             f"worker_learning_rate must come with a worker_optimizer, got "
             f"{rate} without one; name one or leave the rate out"
         )
-    if rate is not None and not rate > 0.0:
+    if rate is not None and not is_above_0(rate):
         raise ConfigError(
             f"worker_learning_rate must be above 0, got {rate}; leave it out for the default"
         )

@@ -155,7 +155,7 @@ def policy(name: str) -> type[Policy]:
     """The policy called ``name``; ConfigError where there is none."""
     try:
         return POLICIES[name]
-    except KeyError:
+    except (KeyError, TypeError):  # a list has no hash
         raise ConfigError(
             f"staleness policy must be one of {', '.join(POLICIES)}, got {name!r}"
         ) from None

@@ -8,7 +8,7 @@ from nnlo.errors import ConfigError
 
 _DEPTH = 3
 """Of a value: a mapping of lists of lists."""
-_INT_BITS = 1024  # more have no text in decimals, and no use
+_INT_BITS = 1000  # more are no float, or have no text in decimals
 
 
 def file_words(path: str, known: Collection[str], skipped: Collection[str] = ()) -> list[str]:
