@@ -1,0 +1,341 @@
+"""Who trains what next: every decision of a search, as a pure function of what happened.
+
+``Coordinator.handle(event, now)`` answers an event by actions, to be carried out in their order.
+It sends nothing, writes nothing and reads no clock. A ``Write`` stands before the actions that
+rest on it: a log that holds it tells of everything that blocks were told. From those records
+another coordinator goes on. The searcher sees results in their order and no times, so equal
+results in equal order bring equal proposals.
+
+A block is free after Idle, Finished and Failed. One that was told ``pause``, ``suspend`` or
+``stop`` says Idle next. Each Reported is answered by one Verdict at once.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from nnlo.optimize.events import (
+    Action,
+    BlockLost,
+    Dismiss,
+    End,
+    Event,
+    Failed,
+    Finished,
+    Idle,
+    Limits,
+    Reported,
+    Start,
+    Verdict,
+    Write,
+)
+from nnlo.optimize.pruning import Curves, Pruner
+from nnlo.optimize.searcher import Searcher
+from nnlo.optimize.trials import Record, Trial, Trials
+
+
+class Coordinator:
+    """past: records of the search so far, without what was in flight being lost: those trials
+    are given out first, each from its newest checkpoint."""
+
+    def __init__(
+        self, searcher: Searcher, limits: Limits, pruner: Pruner, past: Iterable[Record] = ()
+    ) -> None:
+        self.trials = Trials(past)
+        self.reason = ""
+        """Why nothing new is started any more; empty while the search goes on."""
+        self.is_over = False
+        self._searcher = searcher
+        self._limits = limits
+        self._pruner = pruner
+        self._curves = Curves()
+        self._is_exhausted = False
+        self._busy: dict[int, tuple[int, float]] = {}  # block -> trial, since when
+        self._idle: dict[int, None] = {}  # blocks, in the order in which they became free
+        self._leaving: set[int] = set()  # told to leave a trial, not heard of since
+        self._stuck: set[int] = set()  # silent beyond trial_s
+        self._waiting: deque[int] = deque()  # trials that lost their block
+        self._actions: list[Action] = []
+        self._adopt()
+
+    def handle(self, event: Event, now: float = 0.0) -> list[Action]:
+        """What follows from ``event`` at ``now`` seconds, in order. After End nothing but
+        Dismiss."""
+        self._actions = []
+        match event:
+            case Idle(block):
+                self._on_idle(block)
+            case Reported(block, trial) if self._is_by(block, trial):
+                self._on_report(event, now)
+            case Reported(block, trial):
+                self._actions.append(Verdict(block, trial, "stop"))
+            case Finished(block, trial):
+                if self._is_by(block, trial):
+                    self._on_finish(event)
+                self._free(block)
+            case Failed(block, trial):
+                if self._is_by(block, trial):
+                    self._on_failure(event)
+                self._free(block)
+            case BlockLost(block, reason):
+                self._on_death(block, reason)
+        self._look_at(now)
+        self._give(now)
+        return self._actions
+
+    @property
+    def n_running(self) -> int:
+        return len(self._busy)
+
+    def _adopt(self) -> None:
+        """Take over what the past has left."""
+        for trial in self.trials.rows:
+            for epoch, merit in trial.curve.items():
+                self._curves.put(trial.number, epoch, merit)
+            if trial.state in ("waiting", "running"):
+                self._waiting.append(trial.number)
+            elif trial.state == "paused":
+                self._curves.pause(trial.number, trial.epochs)
+            self._aim(trial)
+
+    def _write(self, event: str, **fields: Any) -> None:
+        record = {"event": event, **fields}
+        self.trials.apply(record)
+        self._actions.append(Write(record))
+
+    def _is_by(self, block: int, trial: int) -> bool:
+        return block in self._busy and self._busy[block][0] == trial
+
+    def _free(self, block: int) -> None:
+        self._busy.pop(block, None)
+        self._leaving.discard(block)
+        self._stuck.discard(block)
+        self._idle[block] = None
+
+    def _on_idle(self, block: int) -> None:
+        if block in self._busy:
+            self._lose(block, "its block gave it up without a word")
+        self._free(block)
+
+    def _on_report(self, event: Reported, now: float) -> None:
+        block, number, epoch = event.block, event.trial, event.epoch
+        if not math.isfinite(event.merit):
+            self._fail(number, f"its merit was {event.merit} after epoch {epoch}", "nan")
+            self._let_go(Verdict(block, number, "stop"))
+            return
+        trial = self.trials[number]
+        judgement = self._judge(trial, epoch, event.merit)
+        if judgement == "continue" and now >= self._limits.deadline:
+            judgement = "suspend"
+        limit = max(trial.limit, self._pruner.limit(number, epoch))
+        if judgement != "continue":
+            limit = epoch
+        self._write(
+            "reported",
+            trial=number,
+            epoch=epoch,
+            merit=float(event.merit),
+            metrics=_plain(event.metrics),
+            saved=event.saved,
+            verdict=judgement,
+            to_epoch=limit,
+        )
+        self._aim(trial)
+        if judgement == "continue":
+            self._actions.append(Verdict(block, number, judgement, limit))
+            return
+        if judgement == "pause":
+            self._curves.pause(number, epoch)
+        elif judgement == "suspend":
+            self._waiting.append(number)
+        self._let_go(Verdict(block, number, judgement))
+
+    def _judge(
+        self, trial: Trial, epoch: int, merit: float
+    ) -> Literal["continue", "pause", "stop", "suspend"]:
+        """A trial that was lost and repeats an epoch was judged there already."""
+        is_repeated = epoch in trial.curve
+        self._curves.put(trial.number, epoch, merit)
+        if is_repeated:
+            return "continue"
+        return self._pruner.judge(trial.number, epoch, self._curves)
+
+    def _let_go(self, verdict: Verdict) -> None:
+        del self._busy[verdict.block]
+        self._leaving.add(verdict.block)
+        self._actions.append(verdict)
+
+    def _on_finish(self, event: Finished) -> None:
+        bad = [merit for merit in (event.merit, *event.merits) if not math.isfinite(merit)]
+        if bad:
+            self._fail(event.trial, f"its merit was {bad[0]}", "nan")
+            return
+        trial = self.trials[event.trial]
+        epochs = event.epochs or self._pruner.epochs
+        self._curves.put(trial.number, epochs, event.merit)
+        self._write(
+            "finished",
+            trial=trial.number,
+            merit=float(event.merit),
+            merits=[float(merit) for merit in event.merits],
+            metrics=_plain(event.metrics),
+            epochs=epochs,
+            seconds=event.seconds,
+            files=dict(event.files),
+        )
+        self._aim(trial)
+
+    def _aim(self, trial: Trial) -> None:
+        target = self._limits.target
+        if target is not None and trial.merit is not None and trial.merit <= target:
+            self._stop(f"trial {trial.number} reached the target: {trial.merit:g} <= {target:g}")
+
+    def _stop(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+    def _on_failure(self, event: Failed) -> None:
+        trial = self.trials[event.trial]
+        if event.kind == "transient" and trial.n_lost < self._limits.max_moves:
+            self._lose(event.block, event.reason)
+        else:
+            self._fail(event.trial, event.reason, event.kind)
+
+    def _fail(self, number: int, reason: str, kind: str) -> None:
+        attempt = self.trials[number].attempts
+        self._write("failed", trial=number, reason=reason, kind=kind, attempt=attempt)
+        limits, row = self._limits, self.trials.failures_in_a_row
+        total = self.trials.n_failed
+        if row["error"] >= limits.max_errors_in_a_row:
+            self._stop(f"{row['error']} trials in a row failed by an error: {self._reasons()}")
+        elif row["any"] >= limits.max_failures_in_a_row:
+            self._stop(f"{row['any']} trials in a row failed: {self._reasons()}")
+        elif limits.max_failures is not None and total >= limits.max_failures:
+            self._stop(f"{total} trials failed: {self._reasons()}")
+
+    def _reasons(self) -> str:
+        """The last reasons, each once."""
+        failed = [trial for trial in self.trials.rows if trial.state == "failed"][-3:]
+        told: dict[str, list[str]] = {}
+        for trial in failed:
+            told.setdefault(trial.reason, []).append(str(trial.number))
+        return "; ".join(f"trial {', '.join(who)}: {reason}" for reason, who in told.items())
+
+    def _on_death(self, block: int, reason: str) -> None:
+        if block in self._busy:
+            self._lose(block, reason)
+        self._idle.pop(block, None)
+        self._leaving.discard(block)
+        self._stuck.discard(block)
+        if not (self._busy or self._idle or self._leaving):
+            self._stop("no block is left")
+
+    def _lose(self, block: int, reason: str) -> None:
+        """Take the trial of a block back."""
+        number, _ = self._busy.pop(block)
+        self._write("lost", trial=number, block=block, reason=reason)
+        if self.trials[number].n_lost > self._limits.max_moves:
+            n = self.trials[number].n_lost
+            self._fail(number, f"{n} blocks were lost with it, the last time: {reason}", "lost")
+        else:
+            self._waiting.append(number)
+
+    def _look_at(self, now: float) -> None:
+        if now >= self._limits.deadline:
+            self._stop("the time for the search is over")
+        for block, (number, since) in list(self._busy.items()):
+            if now - since > self._limits.trial_s:
+                reason = f"it took more than {self._limits.trial_s:g} s"
+                self._fail(number, reason, "timeout")
+                del self._busy[block]
+                self._stuck.add(block)
+                self._actions.append(Verdict(block, number, "stop"))
+
+    def _give(self, now: float) -> None:
+        """Work for free blocks while there is any; the end when nothing more can come."""
+        while self._idle and not self.reason:
+            found = self._next()
+            if found is None:
+                break
+            block = next(iter(self._idle))
+            del self._idle[block]
+            self._start(block, found, now)
+        if self.is_over or self.reason or self._is_done():
+            for block in self._idle:
+                self._actions.append(Dismiss(block))
+            self._idle.clear()
+            if not (self._busy or self._leaving or self.is_over):
+                self._end()
+
+    def _is_done(self) -> bool:
+        """Whether no event can bring new work; only asked when there is none now."""
+        is_asked = self._is_exhausted or len(self.trials) >= self._limits.n_trials
+        return is_asked and not (self._busy or self._waiting or self._promotion())
+
+    def _end(self) -> None:
+        self._stop("all trials are done" if not self._is_exhausted else "the space is exhausted")
+        self.is_over = True
+        self._actions += [Dismiss(block) for block in sorted(self._stuck)]
+        self._write("ended", reason=self.reason)
+        self._actions.append(End(self.reason))
+
+    def _next(self) -> int | None:
+        """The trial to start: one that lost its block, a promoted one, a new one."""
+        while self._waiting:
+            number = self._waiting.popleft()
+            if self.trials[number].n_interrupted <= self._limits.max_moves:
+                return number
+            n = self.trials[number].n_interrupted
+            self._fail(number, f"the search ended {n} times under it, without a report", "lost")
+        if self.reason:
+            return None
+        promoted = self._promoted()
+        if promoted is not None:
+            return promoted
+        asked = self._ask()
+        # Without any new ones to come, more of the paused may go on.
+        return self._promoted() if asked is None else asked
+
+    def _promoted(self) -> int | None:
+        number = self._promotion()
+        if number is not None:
+            self._curves.resume(number, self.trials[number].epochs)
+        return number
+
+    def _promotion(self) -> int | None:
+        is_last = self._is_exhausted or len(self.trials) >= self._limits.n_trials
+        return self._pruner.promoted(self._curves, is_last)
+
+    def _ask(self) -> int | None:
+        number = len(self.trials)
+        if self._is_exhausted or number >= self._limits.n_trials:
+            return None
+        told, running = self.trials.told, self.trials.unanswered
+        params = self._searcher.ask(number, told, running)
+        if params is None:
+            self._is_exhausted = True
+            return None
+        self._write("asked", trial=number, params=params, told=len(told), running=list(running))
+        return number
+
+    def _start(self, block: int, number: int, now: float) -> None:
+        trial = self.trials[number]
+        start = trial.saved_epoch
+        limit = max(trial.limit, self._pruner.limit(number, trial.epochs))
+        attempt = trial.attempts + 1
+        self._write(
+            "started",
+            trial=number,
+            block=block,
+            attempt=attempt,
+            from_epoch=start,
+            to_epoch=limit,
+        )
+        self._busy[block] = (number, now)
+        self._actions.append(Start(block, number, trial.params, attempt, start, limit))
+
+
+def _plain(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """What JSON can hold: Python's numbers; None for those that are not finite."""
+    values = {name: float(value) for name, value in metrics.items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}

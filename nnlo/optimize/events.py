@@ -1,0 +1,162 @@
+"""What a coordinator hears, what it answers, and the limits that it keeps."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nnlo.errors import ConfigError
+from nnlo.optimize.space import Params
+from nnlo.optimize.trials import Record
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A block, perhaps a new one, has nothing to do."""
+
+    block: int
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A trial has the merit after ``epoch`` epochs; saved: it can go on from there."""
+
+    block: int
+    trial: int
+    epoch: int
+    merit: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    saved: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial had all its epochs, or ended by itself before. merits: of a search for several,
+    of which ``merit`` is the first. seconds: of the block, all attempts together."""
+
+    block: int
+    trial: int
+    merit: float
+    merits: tuple[float, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float = 0.0
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A trial came to nothing; the block lives.
+
+    kind: error (an exception), infeasible (parameters that make no model, or one too large), nan,
+    timeout, or transient (not the trial's fault: it is given to a block again).
+    """
+
+    block: int
+    trial: int
+    reason: str
+    kind: Literal["error", "infeasible", "nan", "timeout", "transient"] = "error"
+
+
+@dataclass(frozen=True)
+class BlockLost:
+    """A block has died."""
+
+    block: int
+    reason: str = "its block died"
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Nothing but time has passed."""
+
+
+Event = Idle | Reported | Finished | Failed | BlockLost | Tick
+
+
+@dataclass(frozen=True)
+class Write:
+    """Append to the log, before what follows."""
+
+    record: Record
+
+
+@dataclass(frozen=True)
+class Start:
+    """Train from the checkpoint of ``from_epoch`` (0: anew) and report after ``to_epoch`` epochs
+    at the latest; wait there for the verdict unless those are all."""
+
+    block: int
+    trial: int
+    params: Params
+    attempt: int
+    from_epoch: int
+    to_epoch: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """continue: to ``to_epoch``. pause, suspend: keep the checkpoint and leave the trial, which
+    may go on in any block. stop: leave it for good."""
+
+    block: int
+    trial: int
+    verdict: Literal["continue", "pause", "stop", "suspend"]
+    to_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """The block is not needed any more."""
+
+    block: int
+
+
+@dataclass(frozen=True)
+class End:
+    """The search is over; no event is expected any more."""
+
+    reason: str
+
+
+Action = Write | Start | Verdict | Dismiss | End
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a search ends, and with whose fault.
+
+    n_trials: proposals. target: no new ones once a merit is as small. deadline: on the clock of
+    ``now``; from then on trials are suspended when they report. trial_s: seconds for one start
+    of a trial, inf for any; a block that is still busy then gets no more work until it answers.
+    max_errors_in_a_row: exceptions without a success between. max_failures_in_a_row: of any
+    kind. max_failures: altogether. max_moves: how often a trial is given to another block
+    after its own died, and to a restored search without having reported between.
+    """
+
+    n_trials: int
+    target: float | None = None
+    deadline: float = math.inf
+    trial_s: float = math.inf
+    max_errors_in_a_row: int = 3
+    max_failures_in_a_row: int = 10
+    max_failures: int | None = None
+    max_moves: int = 2
+
+    def __post_init__(self) -> None:
+        counts = {
+            "n_trials": self.n_trials,
+            "max_errors_in_a_row": self.max_errors_in_a_row,
+            "max_failures_in_a_row": self.max_failures_in_a_row,
+            "max_failures": 1 if self.max_failures is None else self.max_failures,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}; raise it")
+        if self.max_moves < 0 or not self.trial_s > 0:
+            raise ConfigError(
+                "max_moves must be >= 0 and trial_s above 0, got "
+                f"{self.max_moves}, {self.trial_s}; correct them"
+            )
+        if self.target is not None and not math.isfinite(self.target):
+            raise ConfigError(f"the target must be a number, got {self.target}; leave it out")
