@@ -208,7 +208,7 @@ def test_every_link_leads_somewhere(page):
 
 
 def test_every_option_is_in_a_guide_on_training():
-    guides = ("training.md", "algorithms.md", "shapes.md")
+    guides = ("training.md", "algorithms.md", "shapes.md", "faults.md")
     text = "".join((ROOT / "docs" / name).read_text() for name in guides)
     written = {name.replace("_", "-") for name in re.findall(r"--([a-z][\w-]*)", text)}
     options = {name.replace("_", "-") for name in TrainOptions.__dataclass_fields__}
