@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nnlo.errors import RanksLost
@@ -121,9 +122,11 @@ class Ranks:
         After a death nothing is freed: that would need the dead.
         """
         if self.comm is not None and self._is_whole:
-            for comm in (*parts, self.comm):
-                if comm is not None:
-                    comm.Free()
+            # Others may have ended already, after all have met for the last time.
+            with suppress(ulfm.PeersLost), ulfm.losses(self.comm):
+                for comm in (*parts, self.comm):
+                    if comm is not None:
+                        comm.Free()
         self.comm = None
 
 
