@@ -53,7 +53,7 @@ class Coordinator:
         self._is_exhausted = False
         self._busy: dict[int, tuple[int, float]] = {}  # block -> trial, since when
         self._idle: dict[int, None] = {}  # blocks, in the order in which they became free
-        self._leaving: set[int] = set()  # told to leave a trial, not heard of since
+        self._leaving: set[int] = set()  # about to say Idle
         self._stuck: set[int] = set()  # silent beyond trial_s
         self._waiting: deque[int] = deque()  # trials that lost their block
         self._actions: list[Action] = []
@@ -78,15 +78,21 @@ class Coordinator:
                 if self._is_by(block, trial):
                     self._on_failure(event)
                 self._free(block)
-            case BlockLost(block, reason):
-                self._on_death(block, reason)
+            case BlockLost():
+                self._on_death(event)
         self._look_at(now)
         self._give(now)
         return self._actions
 
     @property
-    def n_running(self) -> int:
+    def n_busy(self) -> int:
+        """Blocks that have a trial."""
         return len(self._busy)
+
+    @property
+    def n_idle(self) -> int:
+        """Blocks that wait for one."""
+        return len(self._idle)
 
     def _adopt(self) -> None:
         """Take over what the past has left."""
@@ -221,12 +227,15 @@ class Coordinator:
             told.setdefault(trial.reason, []).append(str(trial.number))
         return "; ".join(f"trial {', '.join(who)}: {reason}" for reason, who in told.items())
 
-    def _on_death(self, block: int, reason: str) -> None:
+    def _on_death(self, event: BlockLost) -> None:
+        block = event.block
         if block in self._busy:
-            self._lose(block, reason)
+            self._lose(block, event.reason)
         self._idle.pop(block, None)
-        self._leaving.discard(block)
         self._stuck.discard(block)
+        self._leaving.discard(block)
+        if event.returns:
+            self._leaving.add(block)
         if not (self._busy or self._idle or self._leaving):
             self._stop("no block is left")
 

@@ -60,10 +60,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class BlockLost:
-    """A block has died."""
+    """A block has died. returns: what is left of it will say Idle."""
 
     block: int
     reason: str = "its block died"
+    returns: bool = False
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,11 @@ def own_merit(function: Callable[[Any], Any], history: Any) -> tuple[float, ...]
     Raises ConfigError for anything else; what the function raises goes through.
     """
     answer = function(history)
+    several = answer if isinstance(answer, Sequence) else (answer,)
     try:
-        merits = tuple(float(one) for one in answer) if _is_several(answer) else (float(answer),)
+        if isinstance(answer, str):
+            raise TypeError("a text")  # noqa: TRY301, TRY004
+        merits = tuple(float(one) for one in several)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             "figure_of_merit must return a number or several, smaller being better, got "
@@ -115,10 +118,6 @@ def own_merit(function: Callable[[Any], Any], history: Any) -> tuple[float, ...]
     if not merits:
         raise ConfigError("figure_of_merit must return a number, got none; correct the model file")
     return merits
-
-
-def _is_several(answer: Any) -> bool:
-    return isinstance(answer, Sequence) and not isinstance(answer, str)
 
 
 def _is_metric(name: str) -> bool:

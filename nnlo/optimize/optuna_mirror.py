@@ -171,14 +171,16 @@ class Mirror:
         """Bring the file to what ``records``, the whole log, make of it.
 
         A file that holds the beginning of that is only continued, so that those who read it
-        can go on; any other is replaced.
+        can go on and keep what they added, such as notes of optuna-dashboard; any other is
+        replaced.
         """
         self._journal = Journal(*self._about)
         data = b"".join(line for record in records for line in self._journal.lines(record))
         with self._careful():
             present = self.file.read_bytes() if self.file.exists() else b""
-            if present and data.startswith(present):
-                _append(self.file, data[len(present) :])
+            ours = _ours(present)
+            if ours and data.startswith(ours):
+                _append(self.file, data[len(ours) :])
             else:
                 write_atomic(self.file, lambda stream: stream.write(data))
             self._is_good = True
@@ -197,6 +199,13 @@ class Mirror:
         except OSError as error:
             self._is_good = False
             log.warning("%s cannot be written (%s); make it again later", self.file, error)
+
+
+def _ours(data: bytes) -> bytes:
+    """What we wrote of a journal, and whatever is torn at its end."""
+    mark = f'"worker_id":"{WRITER}"'.encode()
+    lines = data.splitlines(keepends=True)
+    return b"".join(line for line in lines if mark in line or not line.endswith(b"\n"))
 
 
 def _append(file: Path, data: bytes) -> None:

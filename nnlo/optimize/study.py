@@ -211,6 +211,11 @@ def read(file: Path) -> list[Record]:
         raise ConfigError(
             f"the log of a search must be readable, got {file} ({error}); check its folder"
         ) from error
+    return parse(data, file)
+
+
+def parse(data: bytes, file: Path) -> list[Record]:
+    """The complete records in the content of ``file``; raises DataError like ``read``."""
     return [record for record, _ in _lines(data[: _whole(data, file)]) if record is not None]
 
 

@@ -65,7 +65,7 @@ class Faults:
     error: float = 0.0
     nan: float = 0.0
     death: float = 0.0
-    rebirth: bool = True  # another block comes up where one died
+    rebirth: bool = True  # a dead block comes up again
     saves: float = 1.0  # share of epochs with a checkpoint
 
 
@@ -100,12 +100,12 @@ class Simulation:
         self.end: End | None = None
         self.now = 0.0
         self.busy_s = 0.0
+        self.n_idle_moments = 0  # events after which a block was free though trials were left
         self.times: list[tuple[float, int, float]] = []  # when, trial, merit
         self._queue: list[tuple[float, int, Event]] = []
         self._order = count()
         self._rng = np.random.default_rng([self.seed, len(self.records)])
         self._running: dict[int, tuple[Start, int]] = {}
-        self._names = count(self.n_blocks)
 
     def run(self) -> "Simulation":
         for block in range(self.n_blocks):
@@ -117,6 +117,8 @@ class Simulation:
             if isinstance(event, Idle | Finished | Failed | BlockLost):
                 self._running.pop(event.block, None)
             self._obey(self.coordinator.handle(event, self.now))
+            is_open = len(self.coordinator.trials) < self.n_trials
+            self.n_idle_moments += is_open and self.coordinator.n_idle > 0
         return self
 
     def _later(self, delay: float, event: Event) -> None:
@@ -157,9 +159,9 @@ class Simulation:
         delay = math.exp(self.spread * self._rng.normal())
         self.busy_s += delay
         if self._rng.random() < self.faults.death:
-            self._later(delay, BlockLost(block))
+            self._later(delay, BlockLost(block, returns=self.faults.rebirth))
             if self.faults.rebirth:
-                self._later(delay + 1, Idle(next(self._names)))
+                self._later(delay + 1, Idle(block))
             return
         if is_broken:
             self._later(delay, Failed(block, trial, f"trial {trial} is broken"))

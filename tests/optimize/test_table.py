@@ -1,0 +1,60 @@
+"""Tables of trials, best first."""
+
+import csv
+import json
+
+from nnlo.optimize.table import best_first, export, pareto_front, to_csv, to_text
+from nnlo.optimize.trials import Trial
+
+
+def trial(number: int, *merits: float, **fields) -> Trial:
+    merit = merits[0] if merits else None
+    fields = {"state": "finished", "params": {"x": number / 10}} | fields
+    return Trial(number, merit=merit, merits=merits if len(merits) > 1 else (), **fields)
+
+
+def numbers(trials) -> list[int]:
+    return [one.number for one in trials]
+
+
+def test_the_best_is_first_and_failures_last():
+    trials = [trial(0, 0.5), trial(1, state="failed"), trial(2, 0.0), trial(3, 0.5)]
+    assert numbers(best_first(trials)) == [2, 0, 3, 1]
+
+
+def test_the_pareto_front_is_first_where_there_are_several_merits():
+    trials = [trial(0, 0.5, 0.5), trial(1, 0.6, 0.6), trial(2, 0.9, 0.1), trial(3, 0.55, 0.5)]
+    assert numbers(pareto_front(trials)) == [0, 2]
+    assert numbers(best_first(trials)) == [0, 2, 3, 1]
+
+
+def test_equal_trials_are_both_in_the_front():
+    assert numbers(pareto_front([trial(0, 0.5, 0.5), trial(1, 0.5, 0.5)])) == [0, 1]
+
+
+def test_csv_has_a_column_for_each_field_of_any_trial():
+    table = to_csv(
+        [
+            trial(0, 0.5, params={"x": 1, "name": 'a,"b"'}, metrics={"loss": 0.25}),
+            trial(1, state="failed", reason="no such\nlayer", kind="error"),
+        ]
+    )
+    best, failed = csv.DictReader(table.splitlines(keepends=True))
+    assert (best["merit"], best["param_name"], best["metric_loss"]) == ("0.5", 'a,"b"', "0.25")
+    assert (failed["merit"], failed["reason"]) == ("", "no such\nlayer")
+
+
+def test_both_files_hold_the_same_trials(tmp_path):
+    export([trial(0, 0.5), trial(1, 0.25)], tmp_path)
+    rows = json.loads((tmp_path / "trials.json").read_text())
+    with (tmp_path / "trials.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [row["number"] for row in rows] == [int(row["number"]) for row in table] == [1, 0]
+
+
+def test_the_text_shows_the_best_in_aligned_columns():
+    text = to_text([trial(0, 0.5), trial(1, 0.25)], n=1)
+    assert text.splitlines() == [
+        "trial  state     merit  epochs  x",
+        "1      finished  0.25   0       0.1",
+    ]
