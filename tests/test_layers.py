@@ -39,12 +39,34 @@ ALLOWED = {
     "nnlo.bayes": (*LEAVES, "nnlo.mpi", "nnlo.report"),
     "nnlo.cli": ("nnlo",),
 }
-# Within nnlo.mpi, pure files and the link know only these of their neighbours.
-LOW_IN_MPI = {
+# Within their package, pure files and the link know only these of their neighbours.
+SEARCH = (
+    "nnlo.optimize.bayesian",
+    "nnlo.optimize.dimensions",
+    "nnlo.optimize.gaussian_process",
+    "nnlo.optimize.quasi_random",
+    "nnlo.optimize.searcher",
+    "nnlo.optimize.space",
+)
+LOW = {
     "nnlo.mpi.topology": (),
     "nnlo.mpi.frame": (),
     "nnlo.mpi.protocol": ("nnlo.mpi.frame",),
     "nnlo.mpi.link": ("nnlo.mpi.frame", "nnlo.mpi.protocol"),
+    "nnlo.optimize.dimensions": (),
+    "nnlo.optimize.space": ("nnlo.optimize.dimensions",),
+    "nnlo.optimize.searcher": ("nnlo.optimize.space",),
+    **dict.fromkeys(
+        (
+            "nnlo.optimize.bayesian",
+            "nnlo.optimize.gaussian_process",
+            "nnlo.optimize.genetic",
+            "nnlo.optimize.optuna_searcher",
+            "nnlo.optimize.quasi_random",
+            "nnlo.optimize.skopt_searcher",
+        ),
+        SEARCH,
+    ),
 }
 
 # Which files may import a heavy library, at the top or on use; a type costs nothing.
@@ -62,6 +84,9 @@ HEAVY = {
     "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch"),
     "jax": ("nnlo.model.keras_jax",),
     "numba": ("nnlo.algo.kernels",),
+    "skopt": ("nnlo.optimize.dimensions", "nnlo.optimize.skopt_searcher"),
+    "optuna": ("nnlo.optimize.optuna_*",),
+    "cmaes": ("nnlo.optimize.optuna_searcher",),
 }
 
 
@@ -101,8 +126,8 @@ def may_import(module: str, name: str) -> bool:
         return helper is not None and HELPERS.index(helper) <= HELPERS.index(module)
     if helper is not None:
         return True
-    if module in LOW_IN_MPI:
-        return any(is_under(name, below) for below in LOW_IN_MPI[module])
+    if module in LOW:
+        return any(is_under(name, below) for below in LOW[module])
     home = max((key for key in ALLOWED if is_under(module, key)), key=len)
     own = home if home != "nnlo" else module
     return any(is_under(name, package) for package in (own, *ALLOWED[home]))
@@ -131,6 +156,8 @@ def test_heavy_libraries_stay_where_they_belong(path: Path) -> None:
         ("nnlo.mpi.protocol", "nnlo.mpi.master"),
         ("nnlo.errors", "nnlo.files.write_text"),
         ("nnlo.model.loader", "nnlo.mpi.link"),
+        ("nnlo.optimize.space", "nnlo.optimize.bayesian.Bayesian"),
+        ("nnlo.optimize.bayesian", "nnlo.mpi.manager.MPIManager"),
     ],
 )
 def test_the_rule_catches_an_upward_or_sideways_import(module: str, name: str) -> None:
