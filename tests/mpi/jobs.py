@@ -79,7 +79,9 @@ class Job:
         start = (0, 0)
         if self.restore:
             state = self.restore.part(f"worker/{index}/")
-            start = load_worker_state(state, model, half, weights)
+            start = (self.restore.meta["epoch"], 0)
+            if state:
+                start = load_worker_state(state, model, half, weights)
         return Worker(
             index,
             model,
