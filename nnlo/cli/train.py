@@ -117,8 +117,6 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     if rank == 0:
         mark_started(folder.checkpoint(options.checkpoint))
     code = _train(manager, folder, options)
-    if rank == 0:
-        mark_done(code)
     manager.close()  # all wait for what rank 0 has to say
     return code
 
@@ -143,6 +141,8 @@ def _train(manager: MPIManager, folder: RunDirectory, options: TrainOptions) -> 
         code = code or 1
         mark_done(code)
         link.abort(code)
+    if manager.is_first:
+        mark_done(code)
     return code
 
 
