@@ -22,22 +22,22 @@ MODES: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Options that ask for it, the modes tried in it, its least and most ranks."""
+    """Options that ask for it, the modes tried in it, numbers of ranks, the least first."""
 
     words: tuple[object, ...]
     modes: tuple[str, ...]
-    ranks: tuple[int, int]
+    ranks: tuple[int, ...]
 
 
 _ALL = ("downpour", "downpour, local", "easgd", "gem", "diloco")
 _BRANCHES = ("--n-masters", 3, "--root-mode", "easgd", "--root-params", "sync_every=4")
 SHAPES = {
-    "star": Shape((), _ALL, (4, 6)),
-    "synchronous star": Shape(("--synchronous",), ("downpour", "easgd", "diloco"), (4, 6)),
-    "tree": Shape(("--n-masters", 3), ("downpour", "easgd", "diloco"), (6, 7)),
-    "branches": Shape(_BRANCHES, ("downpour", "easgd"), (6, 7)),
-    "rings": Shape(("--n-processes", 2), ("downpour", "downpour, local", "easgd"), (5, 7)),
-    "allreduce": Shape((), ("allreduce",), (3, 5)),
+    "star": Shape((), _ALL, (3, 3, 4, 4, 5, 7)),
+    "synchronous star": Shape(("--synchronous",), ("downpour", "easgd", "diloco"), (3, 4, 5, 6)),
+    "tree": Shape(("--n-masters", 3), ("downpour", "easgd", "diloco"), (5, 5, 6, 7)),
+    "branches": Shape(_BRANCHES, ("downpour", "easgd"), (5, 6)),
+    "rings": Shape(("--n-processes", 2), ("downpour", "downpour, local", "easgd"), (5, 5, 6, 7)),
+    "allreduce": Shape((), ("allreduce",), (3, 3, 4, 5)),
     "shards": Shape(("--n-shards", 2), ("downpour", "easgd"), (4, 5)),
 }
 EXACT = ("star", "synchronous star")
@@ -174,7 +174,7 @@ def draw(seed: int) -> Case:
     shape, name = CELLS[seed % len(CELLS)]
     fault = FAULTS[name]
     kind = SHAPES[shape]
-    n_ranks = chance.randint(*kind.ranks)
+    n_ranks = max(chance.choice(kind.ranks), kind.ranks[0] + (fault.whom == "two"))
     spares = 0 if shape == "shards" or not fault.tolerant else chance.choice((0, 0, 1))
     spares = spares if n_ranks > kind.ranks[0] else 0
     # What is silent for long is counted in intervals between exchanges: short ones, here.
@@ -191,7 +191,7 @@ def undisturbed(seed: int) -> Case:
     """A run without fault; successive seeds go through all modes in all shapes."""
     chance = random.Random(seed)
     shape, mode = UNDISTURBED[seed % len(UNDISTURBED)]
-    return Case(seed, shape, mode, "none", chance.randint(*SHAPES[shape].ranks), 0, 1.0)
+    return Case(seed, shape, mode, "none", chance.choice(SHAPES[shape].ranks), 0, 1.0)
 
 
 def _topology(shape: str, n_ranks: int, spares: int) -> Topology:

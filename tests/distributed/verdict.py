@@ -137,7 +137,11 @@ def _judge_words(verdict: Verdict, text: str) -> None:
     tracebacks = fault.tracebacks if is_done else 0
     verdict.expect(n_tracebacks == tracebacks, "words", f"{n_tracebacks} tracebacks")
     expected = sum(code == 1 for code in verdict.codes)
-    verdict.expect(len(errors) == expected, "words", f"{len(errors)} errors: {errors[:3]}")
+    # Ranks that have lost one that they need say so before nnlorun starts them again.
+    excused = sum("start it again" in line for line in errors) if fault.restarts else 0
+    verdict.expect(
+        len(errors) - excused == expected, "words", f"{len(errors)} errors: {errors[:3]}"
+    )
     if is_done and fault.says:
         verdict.expect(re.search(fault.says, text), "words", f"nothing like {fault.says!r}")
 
