@@ -112,9 +112,7 @@ def main() -> None:
     for searcher in options.searchers:
         efficiency(searcher, options)
     if options.told:
-        print(
-            "\nprocessor seconds of an ask, mixed7, 3 running: the first after a result, and one more"
-        )
+        print("\nprocessor seconds of two asks after a result; mixed7, 3 and 4 running")
         print(f"{'searcher':12}" + "".join(f"{n:>9} told      " for n in options.told))
         for searcher in options.searchers:
             latency(searcher, options.told)

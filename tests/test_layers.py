@@ -43,6 +43,7 @@ ALLOWED = {
 SEARCH = (
     "nnlo.optimize.bayesian",
     "nnlo.optimize.dimensions",
+    "nnlo.optimize.forms",
     "nnlo.optimize.gaussian_process",
     "nnlo.optimize.quasi_random",
     "nnlo.optimize.searcher",
@@ -54,8 +55,9 @@ LOW = {
     "nnlo.mpi.protocol": ("nnlo.mpi.frame",),
     "nnlo.mpi.link": ("nnlo.mpi.frame", "nnlo.mpi.protocol"),
     "nnlo.optimize.dimensions": (),
-    "nnlo.optimize.space": ("nnlo.optimize.dimensions",),
-    "nnlo.optimize.searcher": ("nnlo.optimize.space",),
+    "nnlo.optimize.forms": ("nnlo.optimize.dimensions",),
+    "nnlo.optimize.space": ("nnlo.optimize.dimensions", "nnlo.optimize.forms"),
+    "nnlo.optimize.searcher": ("nnlo.optimize.dimensions", "nnlo.optimize.space"),
     **dict.fromkeys(
         (
             "nnlo.optimize.bayesian",
@@ -84,7 +86,7 @@ HEAVY = {
     "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch"),
     "jax": ("nnlo.model.keras_jax",),
     "numba": ("nnlo.algo.kernels",),
-    "skopt": ("nnlo.optimize.dimensions", "nnlo.optimize.skopt_searcher"),
+    "skopt": ("nnlo.optimize.forms", "nnlo.optimize.skopt_searcher"),
     "optuna": ("nnlo.optimize.optuna_*",),
     "cmaes": ("nnlo.optimize.optuna_searcher",),
 }

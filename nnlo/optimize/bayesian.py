@@ -18,7 +18,7 @@ from nnlo.optimize import gaussian_process
 from nnlo.optimize.dimensions import Array, Categorical
 from nnlo.optimize.gaussian_process import GaussianProcess
 from nnlo.optimize.quasi_random import Sobol
-from nnlo.optimize.searcher import Told, draw, taken
+from nnlo.optimize.searcher import Told, draw, imputed, taken
 from nnlo.optimize.space import Params, Space
 
 N_BEST = N_NEWEST = 150  # trials that the model sees, of more
@@ -26,6 +26,8 @@ N_SPREAD = 1024  # candidates all over the cube
 N_NEAR = 40  # and as many around each of the best, for each of
 STEPS = (0.01, 0.05, 0.2)  # these standard deviations
 N_CENTERS = 5
+N_KEPT = 200  # candidates, in case that the first are known
+N_REPAIRED = 60  # of them, where parameters are repaired
 N_CLIMBS = 4  # candidates from which a gradient climbs on
 
 
@@ -51,7 +53,7 @@ class Bayesian:
             return self._design.ask(trial, told, running)
         rng = np.random.default_rng([self.seed, trial])
         keys = taken(self.space, told, running)
-        model, best = self._model(told, running)
+        model, best = self._model(told, running, rng)
         acquisition = _Acquisition(model, best)
         for unit in self._candidates(acquisition, rng):
             params = self.space.repaired(self.space.from_unit(unit))
@@ -60,9 +62,10 @@ class Bayesian:
         return draw(self.space, rng, keys)
 
     def _model(
-        self, told: Sequence[Told], running: Mapping[int, Params]
+        self, told: Sequence[Told], running: Mapping[int, Params], rng: np.random.Generator
     ) -> tuple[GaussianProcess, float]:
-        merits = imputed(told)
+        """What is known, with what is believed of running trials; and the best mean known."""
+        merits = one_merit(told, rng)
         seen = chosen(merits)
         targets = standardised(merits[seen])
         units = np.array([self.space.to_unit(told[i].params) for i in seen])
@@ -84,12 +87,19 @@ class Bayesian:
         ]
         points = np.concatenate([space.spread(rng.random((N_SPREAD, space.n_dims))), *near])
         values = acquisition(points)
-        order = np.argsort(-values)[:200]
-        points, values = points[order], values[order]
+        points = points[np.argsort(-values, kind="stable")[:N_KEPT]]
         climbed = np.concatenate([self._climb(acquisition, point) for point in points[:N_CLIMBS]])
         points = np.concatenate([climbed, points])
-        values = np.concatenate([acquisition(climbed), values])
-        return points[np.argsort(-values, kind="stable")]
+        points = points[np.argsort(-acquisition(points), kind="stable")]
+        if space.repair is None:
+            return points
+        # The first again, in the order of what repair makes of them.
+        found = [space.repaired(space.from_unit(point)) for point in points[:N_REPAIRED]]
+        units = [space.to_unit(params) for params in found if params is not None]
+        if not units:
+            return points[N_REPAIRED:]
+        points = np.array(units)
+        return points[np.argsort(-acquisition(points), kind="stable")]
 
     def _climb(self, acquisition: "_Acquisition", point: Array) -> Array:
         """Better points than ``point``, (n, n_unit), not in order."""
@@ -167,16 +177,30 @@ def log_improvement(z: Array) -> Array:
     return np.asarray(np.where(z > -1, above, below))
 
 
-def imputed(told: Sequence[Told]) -> Array:
-    """The merits, (n,); of failed trials the worst of all, or 0 where there is none."""
-    known = [one.merit for one in told if one.merit is not None]
-    worst = max(known, default=0.0)
-    return np.array([worst if one.merit is None else one.merit for one in told])
+def one_merit(told: Sequence[Told], rng: np.random.Generator) -> Array:
+    """A merit for each trial, (n,). Of several their augmented Chebyshev norm with random
+    weights, other ones for each ask, so that proposals spread over the Pareto front (ParEGO:
+    Knowles, IEEE Trans. Evol. Comp. 10, 2006, eq. 2)."""
+    columns = imputed(told).T
+    if len(columns) == 1:
+        return np.asarray(columns[0])
+    weighed = rng.dirichlet(np.ones(len(columns))) * np.stack(
+        [(one - one.min()) / (np.ptp(one) or 1.0) for one in map(standardised, columns)], axis=1
+    )
+    return np.asarray(weighed.max(axis=1) + 0.05 * weighed.sum(axis=1))
 
 
 def standardised(merits: Array) -> Array:
-    deviation = merits.std()
-    return np.asarray((merits - merits.mean()) / (deviation if deviation > 0 else 1.0))
+    """Targets of mean 0 and variance 1, in the order of the merits.
+
+    What is worse than the median counts by the logarithm of its distance, in units of that
+    between quartiles: diverged trainings don't make the good ones look all alike.
+    """
+    low, median, high = np.quantile(merits, (0.25, 0.5, 0.75))
+    unit = (high - low) or np.ptp(merits) or 1.0
+    found = np.clip((merits - median) / unit, -1e100, 1e100)
+    found = np.where(found > 0, np.log1p(np.maximum(found, 0)), found)
+    return np.asarray((found - found.mean()) / (found.std() or 1.0))
 
 
 def chosen(merits: Array) -> NDArray[np.int64]:

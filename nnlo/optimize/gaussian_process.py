@@ -82,7 +82,7 @@ def matern_slope(squares: Array) -> Array:
 
 def fit(space: Space, units: Array, targets: Array) -> Numbers:
     """The hyper-parameters for targets (n,) of mean 0 and variance 1 at ``units``."""
-    evidence = _Evidence(space, units, targets)
+    evidence = Evidence(space, units, targets)
     best = None
     for start in evidence.starts():
         found = minimize(
@@ -99,7 +99,7 @@ def fit(space: Space, units: Array, targets: Array) -> Numbers:
     return evidence.numbers(best.x)
 
 
-class _Evidence:
+class Evidence:
     """Minus the log of evidence times prior, and its gradient, by the logs of Numbers."""
 
     def __init__(self, space: Space, units: Array, targets: Array) -> None:
@@ -160,8 +160,12 @@ class _Evidence:
         gradient[self.n_dims] = -0.5 * of_signal
         gradient[self.n_dims + 1] = -0.5 * noise * ours
         value = 0.5 * self.targets @ weights + np.log(np.diag(factor)).sum()
-        away = (logs - self.centers) / self.spreads
-        return float(value + 0.5 * away @ away), gradient + away / self.spreads
+        away = (logs - self.centers) / self.spreads**2
+        return float(value) + self.penalty(logs), gradient + away
+
+    def penalty(self, logs: Array) -> float:
+        """Minus the log of the prior, up to a constant."""
+        return float((((logs - self.centers) / self.spreads) ** 2).sum() / 2)
 
 
 SCALE_CENTER = 0.5

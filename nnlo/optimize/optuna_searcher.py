@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlo.errors import ConfigError
-from nnlo.optimize.bayesian import imputed
-from nnlo.optimize.dimensions import Array, Categorical, Dimension, Integer
+from nnlo.optimize.dimensions import Categorical, Dimension, Integer
 from nnlo.optimize.quasi_random import Sobol
-from nnlo.optimize.searcher import Told, draw, taken
+from nnlo.optimize.searcher import Told, draw, imputed, taken
 from nnlo.optimize.space import Params, Space
 
 if TYPE_CHECKING:
@@ -59,10 +58,11 @@ class _Sampled:
 
         # Each ask makes a study, which it would announce.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        values = _values(told)
-        n_merits = values.shape[1] if len(values) else 1
+        values = imputed(told)
         minimize = optuna.study.StudyDirection.MINIMIZE
-        study = optuna.create_study(directions=[minimize] * n_merits, sampler=self.sampler(seed))
+        study = optuna.create_study(
+            directions=[minimize] * values.shape[1], sampler=self.sampler(seed)
+        )
         study.add_trials(
             [
                 *(
@@ -182,26 +182,13 @@ class CmaEs:
             bounds=np.tile([0.0, 1.0], (n, 1)),
             population_size=self.population,
         )
-        merits = imputed(told)
+        merits = imputed(told)[:, 0]
         units = [self.space.to_unit(one.params) for one in told]
         size = state.population_size
         for begin in range(0, len(told) - size + 1, size):
             step = slice(begin, begin + size)
             state.tell(list(zip(units[step], merits[step], strict=True)))
         return state
-
-
-def _values(told: Sequence[Told]) -> Array:
-    """Merits, (n_told, n_merits); of failed trials the worst seen of each."""
-    n_merits = max((len(one.merits) for one in told), default=0)
-    if n_merits < 2:
-        return imputed(told)[:, None]
-    rows = np.full((len(told), n_merits), np.nan)
-    for row, one in zip(rows, told, strict=True):
-        if one.merit is not None and len(one.merits) == n_merits:
-            row[:] = one.merits
-    worst = np.nanmax(rows, axis=0)
-    return np.where(np.isnan(rows), worst, rows)
 
 
 def _distribution(dimension: Dimension) -> "BaseDistribution":

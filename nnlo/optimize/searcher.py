@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nnlo.errors import ConfigError
+from nnlo.optimize.dimensions import Array
 from nnlo.optimize.space import PATIENCE, Params, Space
 
 MOST_LISTED = 100_000
@@ -26,7 +27,7 @@ class Told(NamedTuple):
 
     trial: int
     params: Params
-    merit: float | None  # smaller is better, finite; None: it failed
+    merit: float | None  # smaller is better, finite, the first of merits; None: it failed
     merits: tuple[float, ...] = ()  # all of them, in a search for several; else empty
 
 
@@ -92,6 +93,17 @@ def taken(space: Space, told: Sequence[Told], running: Mapping[int, Params]) -> 
     """The keys of all parameters that have been given out."""
     every = itertools.chain((one.params for one in told), running.values())
     return {space.key(params) for params in every}
+
+
+def imputed(told: Sequence[Told]) -> Array:
+    """The merits, (n_told, n_merits), cut to 1e100 in size; of failed trials the worst of each,
+    or 0 if all failed."""
+    found = [one.merits or (one.merit,) for one in told if one.merit is not None]
+    rows = np.clip(np.array(found or [[0.0]], float), -1e100, 1e100)
+    worst = rows.max(axis=0)
+    known = iter(rows)
+    every = [worst if one.merit is None else next(known) for one in told]
+    return np.array(every).reshape(len(told), len(worst))
 
 
 def draw(space: Space, rng: np.random.Generator, keys: Collection[str]) -> Params | None:

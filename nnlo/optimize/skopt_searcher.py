@@ -7,14 +7,16 @@ smallest (``cl_min``), draws later proposals to the running ones.
 
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from nnlo.errors import ConfigError
-from nnlo.optimize.bayesian import chosen, imputed
-from nnlo.optimize.dimensions import plain
+from nnlo.optimize.bayesian import chosen, standardised
+from nnlo.optimize.dimensions import Categorical, Dimension, Value, plain
+from nnlo.optimize.forms import to_skopt
 from nnlo.optimize.quasi_random import Sobol
-from nnlo.optimize.searcher import Told, draw, taken
+from nnlo.optimize.searcher import Told, draw, imputed, taken
 from nnlo.optimize.space import Params, Space
 
 
@@ -30,7 +32,7 @@ class Skopt:
         self.seed = seed
         self.n_initial = n_initial
         self._design = Sobol(space, seed)
-        self._dimensions = space.skopt_dimensions()
+        self._dimensions = [_numbered(one) for one in space.dimensions]
 
     def ask(
         self, trial: int, told: Sequence[Told], running: Mapping[int, Params]
@@ -39,19 +41,21 @@ class Skopt:
             return self._design.ask(trial, told, running)
         rng = np.random.default_rng([self.seed, trial])
         keys = taken(self.space, told, running)
-        raw = self.space.repaired(self._proposal(told, running, int(rng.integers(2**31))))
-        if raw is not None and self.space.key(raw) not in keys:
-            return raw
+        params = self.space.repaired(self._proposal(told, running, int(rng.integers(2**31))))
+        if params is not None and self.space.key(params) not in keys:
+            return params
         return draw(self.space, rng, keys)
 
     def _proposal(self, told: Sequence[Told], running: Mapping[int, Params], seed: int) -> Params:
         from skopt import Optimizer
 
-        merits = imputed(told)
+        merits = imputed(told)[:, 0]
         seen = chosen(merits)
-        points = [list(told[i].params.values()) for i in seen]
-        points += [list(params.values()) for params in running.values()]
-        values = [*merits[seen], *[merits[seen].mean()] * len(running)]
+        targets = standardised(merits[seen])
+        points = [
+            self._point(params) for params in (*(told[i].params for i in seen), *running.values())
+        ]
+        values = [*targets, *[0.0] * len(running)]
         optimizer = Optimizer(
             self._dimensions,
             base_estimator="GP",
@@ -64,4 +68,25 @@ class Skopt:
             warnings.simplefilter("ignore")  # of fits at a bound, points evaluated before
             optimizer.tell(points, [float(value) for value in values])
             found = optimizer.ask()
-        return {name: plain(value) for name, value in zip(self.space.names, found, strict=True)}
+        return self._params(found)
+
+    def _point(self, params: Params) -> list[Value]:
+        """As skopt takes it, a category by its number: it mistakes some for each other."""
+        return [
+            str(one.categories.index(params[one.name]))
+            if isinstance(one, Categorical)
+            else params[one.name]
+            for one in self.space.dimensions
+        ]
+
+    def _params(self, point: Sequence[Any]) -> Params:
+        return {
+            one.name: one.categories[int(value)] if isinstance(one, Categorical) else plain(value)
+            for one, value in zip(self.space.dimensions, point, strict=True)
+        }
+
+
+def _numbered(dimension: Dimension) -> Any:
+    if isinstance(dimension, Categorical):
+        dimension = Categorical(dimension.name, tuple(map(str, range(dimension.width))))
+    return to_skopt(dimension)

@@ -10,18 +10,8 @@ from typing import Any
 import numpy as np
 
 from nnlo.errors import ConfigError
-from nnlo.optimize.dimensions import (
-    Array,
-    Categorical,
-    Dimension,
-    Real,
-    Value,
-    from_json,
-    from_skopt,
-    from_text,
-    plain,
-    to_skopt,
-)
+from nnlo.optimize.dimensions import Array, Categorical, Dimension, Real, Value, plain
+from nnlo.optimize.forms import from_json, from_skopt, from_text, to_skopt
 
 Params = dict[str, Value]
 """A value for each dimension by its name, in the order of the space."""
@@ -71,7 +61,7 @@ class Space:
 
     @classmethod
     def from_tune(cls, texts: Iterable[str], repair: Repair | None = None) -> "Space":
-        """Lines such as ``learning_rate=1e-4:1e-1:log``, see ``dimensions.from_text``."""
+        """Lines such as ``learning_rate=1e-4:1e-1:log``, see ``forms.from_text``."""
         return cls(tuple(from_text(text) for text in texts), repair)
 
     @classmethod
