@@ -31,6 +31,7 @@ from nnlo.optimize.events import (
     Write,
 )
 from nnlo.optimize.pruning import Curves, Pruner
+from nnlo.optimize.roster import Roster
 from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import Record, Trial, Trials
 
@@ -51,10 +52,7 @@ class Coordinator:
         self._pruner = pruner
         self._curves = Curves()
         self._is_exhausted = False
-        self._busy: dict[int, tuple[int, float]] = {}  # block -> trial, since when
-        self._idle: dict[int, None] = {}  # blocks, in the order in which they became free
-        self._leaving: set[int] = set()  # about to say Idle
-        self._stuck: set[int] = set()  # silent beyond trial_s
+        self._roster = Roster()
         self._waiting: deque[int] = deque()  # trials that lost their block
         self._actions: list[Action] = []
         self._adopt()
@@ -66,18 +64,18 @@ class Coordinator:
         match event:
             case Idle(block):
                 self._on_idle(block)
-            case Reported(block, trial) if self._is_by(block, trial):
+            case Reported(block, trial) if self._roster.has(block, trial):
                 self._on_report(event, now)
             case Reported(block, trial):
                 self._actions.append(Verdict(block, trial, "stop"))
             case Finished(block, trial):
-                if self._is_by(block, trial):
+                if self._roster.has(block, trial):
                     self._on_finish(event)
-                self._free(block)
+                self._roster.free(block)
             case Failed(block, trial):
-                if self._is_by(block, trial):
+                if self._roster.has(block, trial):
                     self._on_failure(event)
-                self._free(block)
+                self._roster.free(block)
             case BlockLost():
                 self._on_death(event)
         self._look_at(now)
@@ -87,12 +85,12 @@ class Coordinator:
     @property
     def n_busy(self) -> int:
         """Blocks that have a trial."""
-        return len(self._busy)
+        return len(self._roster.busy)
 
     @property
     def n_idle(self) -> int:
         """Blocks that wait for one."""
-        return len(self._idle)
+        return len(self._roster.idle)
 
     def _adopt(self) -> None:
         """Take over what the past has left."""
@@ -110,19 +108,10 @@ class Coordinator:
         self.trials.apply(record)
         self._actions.append(Write(record))
 
-    def _is_by(self, block: int, trial: int) -> bool:
-        return block in self._busy and self._busy[block][0] == trial
-
-    def _free(self, block: int) -> None:
-        self._busy.pop(block, None)
-        self._leaving.discard(block)
-        self._stuck.discard(block)
-        self._idle[block] = None
-
     def _on_idle(self, block: int) -> None:
-        if block in self._busy:
+        if block in self._roster.busy:
             self._lose(block, "its block gave it up without a word")
-        self._free(block)
+        self._roster.free(block)
 
     def _on_report(self, event: Reported, now: float) -> None:
         block, number, epoch = event.block, event.trial, event.epoch
@@ -168,8 +157,7 @@ class Coordinator:
         return self._pruner.judge(trial.number, epoch, self._curves)
 
     def _let_go(self, verdict: Verdict) -> None:
-        del self._busy[verdict.block]
-        self._leaving.add(verdict.block)
+        self._roster.leave(verdict.block)
         self._actions.append(verdict)
 
     def _on_finish(self, event: Finished) -> None:
@@ -210,38 +198,22 @@ class Coordinator:
     def _fail(self, number: int, reason: str, kind: str) -> None:
         attempt = self.trials[number].attempts
         self._write("failed", trial=number, reason=reason, kind=kind, attempt=attempt)
-        limits, row = self._limits, self.trials.failures_in_a_row
-        total = self.trials.n_failed
-        if row["error"] >= limits.max_errors_in_a_row:
-            self._stop(f"{row['error']} trials in a row failed by an error: {self._reasons()}")
-        elif row["any"] >= limits.max_failures_in_a_row:
-            self._stop(f"{row['any']} trials in a row failed: {self._reasons()}")
-        elif limits.max_failures is not None and total >= limits.max_failures:
-            self._stop(f"{total} trials failed: {self._reasons()}")
-
-    def _reasons(self) -> str:
-        """The last reasons, each once."""
-        failed = [trial for trial in self.trials.rows if trial.state == "failed"][-3:]
-        told: dict[str, list[str]] = {}
-        for trial in failed:
-            told.setdefault(trial.reason, []).append(str(trial.number))
-        return "; ".join(f"trial {', '.join(who)}: {reason}" for reason, who in told.items())
+        self._stop(self._limits.broken_by(self.trials))
 
     def _on_death(self, event: BlockLost) -> None:
         block = event.block
-        if block in self._busy:
+        if block in self._roster.busy:
             self._lose(block, event.reason)
-        self._idle.pop(block, None)
-        self._stuck.discard(block)
-        self._leaving.discard(block)
+        self._roster.remove(block)
         if event.returns:
-            self._leaving.add(block)
-        if not (self._busy or self._idle or self._leaving):
+            self._roster.leave(block)
+        if self._roster.is_empty:
             self._stop("no block is left")
 
     def _lose(self, block: int, reason: str) -> None:
         """Take the trial of a block back."""
-        number, _ = self._busy.pop(block)
+        number, _ = self._roster.busy[block]
+        self._roster.remove(block)
         self._write("lost", trial=number, block=block, reason=reason)
         if self.trials[number].n_lost > self._limits.max_moves:
             n = self.trials[number].n_lost
@@ -252,45 +224,47 @@ class Coordinator:
     def _look_at(self, now: float) -> None:
         if now >= self._limits.deadline:
             self._stop("the time for the search is over")
-        for block, (number, since) in list(self._busy.items()):
-            if now - since > self._limits.trial_s:
-                reason = f"it took more than {self._limits.trial_s:g} s"
-                self._fail(number, reason, "timeout")
-                del self._busy[block]
-                self._stuck.add(block)
-                self._actions.append(Verdict(block, number, "stop"))
+        for block, number in self._roster.overdue(now, self._limits.trial_s):
+            self._fail(number, f"it took more than {self._limits.trial_s:g} s", "timeout")
+            self._roster.hang(block)
+            self._actions.append(Verdict(block, number, "stop"))
 
     def _give(self, now: float) -> None:
         """Work for free blocks while there is any; the end when nothing more can come."""
-        while self._idle and not self.reason:
-            found = self._next()
-            if found is None:
+        roster = self._roster
+        while roster.idle and not self.reason:
+            number = self._next()
+            if number is None:
                 break
-            block = next(iter(self._idle))
-            del self._idle[block]
-            self._start(block, found, now)
+            self._start(roster.start(number, now), number)
         if self.is_over or self.reason or self._is_done():
-            for block in self._idle:
+            for block in list(roster.idle):
                 self._actions.append(Dismiss(block))
-            self._idle.clear()
-            if not (self._busy or self._leaving or self.is_over):
+                roster.remove(block)
+            if roster.is_empty and not self.is_over:
                 self._end()
 
     def _is_done(self) -> bool:
         """Whether no event can bring new work; only asked when there is none now."""
-        is_asked = self._is_exhausted or len(self.trials) >= self._limits.n_trials
-        return is_asked and not (self._busy or self._waiting or self._promotion())
+        if self._roster.busy or self._waiting or not self._is_last:
+            return False
+        return self._promotion() is None
 
     def _end(self) -> None:
-        self._stop("all trials are done" if not self._is_exhausted else "the space is exhausted")
+        self._stop("the space is exhausted" if self._is_exhausted else "all trials are done")
         self.is_over = True
-        self._actions += [Dismiss(block) for block in sorted(self._stuck)]
+        self._actions += [Dismiss(block) for block in sorted(self._roster.stuck)]
         self._write("ended", reason=self.reason)
         self._actions.append(End(self.reason))
 
+    @property
+    def _is_last(self) -> bool:
+        """Whether there will be no new trials."""
+        return self._is_exhausted or len(self.trials) >= self._limits.n_trials
+
     def _next(self) -> int | None:
         """The trial to start: one that lost its block, a promoted one, a new one."""
-        while self._waiting:
+        while self._waiting and not self.reason:
             number = self._waiting.popleft()
             if self.trials[number].n_interrupted <= self._limits.max_moves:
                 return number
@@ -312,12 +286,11 @@ class Coordinator:
         return number
 
     def _promotion(self) -> int | None:
-        is_last = self._is_exhausted or len(self.trials) >= self._limits.n_trials
-        return self._pruner.promoted(self._curves, is_last)
+        return self._pruner.promoted(self._curves, self._is_last)
 
     def _ask(self) -> int | None:
         number = len(self.trials)
-        if self._is_exhausted or number >= self._limits.n_trials:
+        if self._is_last:
             return None
         told, running = self.trials.told, self.trials.unanswered
         params = self._searcher.ask(number, told, running)
@@ -327,7 +300,7 @@ class Coordinator:
         self._write("asked", trial=number, params=params, told=len(told), running=list(running))
         return number
 
-    def _start(self, block: int, number: int, now: float) -> None:
+    def _start(self, block: int, number: int) -> None:
         trial = self.trials[number]
         start = trial.saved_epoch
         limit = max(trial.limit, self._pruner.limit(number, trial.epochs))
@@ -340,7 +313,6 @@ class Coordinator:
             from_epoch=start,
             to_epoch=limit,
         )
-        self._busy[block] = (number, now)
         self._actions.append(Start(block, number, trial.params, attempt, start, limit))
 
 

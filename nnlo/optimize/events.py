@@ -7,7 +7,7 @@ from typing import Literal
 
 from nnlo.errors import ConfigError
 from nnlo.optimize.space import Params
-from nnlo.optimize.trials import Record
+from nnlo.optimize.trials import Record, Trials
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,21 @@ class Limits:
             )
         if self.target is not None and not math.isfinite(self.target):
             raise ConfigError(f"the target must be a number, got {self.target}; leave it out")
+
+    def broken_by(self, trials: Trials) -> str:
+        """Which limit on failures is reached, with the reasons of the last ones; else empty."""
+        n_errors, n_row = (trials.failures_in_a_row[kind] for kind in ("error", "any"))
+        total = math.inf if self.max_failures is None else self.max_failures
+        if n_errors >= self.max_errors_in_a_row:
+            return f"{n_errors} trials in a row failed by an error: {_reasons(trials)}"
+        if n_row >= self.max_failures_in_a_row:
+            return f"{n_row} trials in a row failed: {_reasons(trials)}"
+        return f"{total} trials failed: {_reasons(trials)}" if trials.n_failed >= total else ""
+
+
+def _reasons(trials: Trials) -> str:
+    """Those of the last failures, each once."""
+    told: dict[str, list[str]] = {}
+    for trial in [one for one in trials.rows if one.state == "failed"][-3:]:
+        told.setdefault(trial.reason, []).append(str(trial.number))
+    return "; ".join(f"trial {', '.join(who)}: {reason}" for reason, who in told.items())

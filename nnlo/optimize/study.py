@@ -83,7 +83,8 @@ class Study:
     def append(self, *records: Record) -> None:
         """Bring records to the disk, with ``at`` added, and into the table.
 
-        Raises CheckpointError where the disk does not take them: the log is as it was then.
+        Several at once cost one flush. Raises CheckpointError where the disk does not take
+        them: the log is as it was then.
         """
         if self._number is None:
             raise ConfigError(f"the log must be open to be written, got {self.file}; open it")
