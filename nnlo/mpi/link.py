@@ -249,16 +249,9 @@ def broadcast_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
     comm.Bcast(vector, 0)
 
 
-def add_up(
-    comm: "MPI.Intracomm",
-    numbers: np.ndarray[Any, Any],
-    meanwhile: Callable[[], None] | None = None,
-) -> None:
-    """Put the sums over all ranks in place of ``numbers``, without burning a core.
-
-    ``meanwhile`` as in ``wait``.
-    """
-    wait(begin_to_add_up(comm, numbers), meanwhile)
+def add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> None:
+    """Put the sums over all ranks in place of ``numbers``, without burning a core."""
+    wait(begin_to_add_up(comm, numbers))
 
 
 def begin_to_add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> "MPI.Request":

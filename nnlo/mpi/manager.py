@@ -304,6 +304,7 @@ class MPIManager:
         self._scope.close()
         self._scope.enter_context(self._root.background)
         self._scope.enter_context(signals(self._root))
+        self._scope.enter_context(self._ranks.guarded())
         self._recalibration = parts.recalibration
         return self._root
 

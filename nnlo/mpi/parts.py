@@ -24,7 +24,6 @@ from nnlo.mpi.outbox import Link
 from nnlo.mpi.overlap import EarlyMember, EarlyRing
 from nnlo.mpi.plan import Listener, RootPlan
 from nnlo.mpi.reducer import make_reducer
-from nnlo.mpi.regroup import end_stopped
 from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
@@ -36,7 +35,7 @@ from nnlo.mpi.slices import Slice, cut, cut_state
 from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology
-from nnlo.mpi.vigil import DEAD, Vigil
+from nnlo.mpi.vigil import Vigil
 from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
 from nnlo.spans import Spans
 
@@ -303,11 +302,7 @@ class Parts:
         if self.topology.has_master:
             return None
         prepared = self.prepared
-        ring = make_reducer(self.job.algo, prepared.adapter, prepared.ring, prepared.beside)
-        if ring is not None and self.rank == 0:
-            after = DEAD * self.job.settings.suspect_after
-            ring.meanwhile = end_stopped(prepared.registry, self.topology.n_ranks, after)
-        return ring
+        return make_reducer(self.job.algo, prepared.adapter, prepared.ring, prepared.beside)
 
     def worker(self) -> Worker:
         """This rank's worker, or its part of one."""

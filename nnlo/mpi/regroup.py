@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from nnlo.errors import RanksLost
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.fence import Registry
 from nnlo.mpi.topology import Topology
+from nnlo.mpi.vigil import DEAD
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -81,6 +83,30 @@ class Ranks:
         if self.rank > 0 or self._registry is None:
             return None
         return end_stopped(self._registry, self.topology.n_ranks, self._suspect_after)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let rank 0 end processes that stay stopped ten times as long as makes one suspect.
+
+        In a thread: others may wait for such a rank within MPI.
+        """
+        if self.rank > 0 or self._registry is None:
+            yield
+            return
+        after = DEAD * self._suspect_after
+        look, is_over = end_stopped(self._registry, self.topology.n_ranks, after), Event()
+
+        def keep_looking() -> None:
+            while not is_over.wait(_EVERY_S):
+                look()
+
+        thread = Thread(target=keep_looking, name="nnlo-guard", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     def _shrink(self, old: "MPI.Intracomm", over: bool) -> None:
         new, before = ulfm.shrink(old), self.topology

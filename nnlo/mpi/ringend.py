@@ -1,6 +1,5 @@
 """The members' end of a ring over MPI: they reduce among themselves, their leader exchanges."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -33,11 +32,8 @@ class RingEnd:
 
     Every step begins with a short vote that all members take part in, so that one whose code
     has raised is heard whatever the others are about to do. parent: on the leader of a worker;
-    down: where answers are received. ``meanwhile``: called again and again while it waits for
-    the votes of the others.
+    down: where answers are received.
     """
-
-    meanwhile: Callable[[], None] | None = None
 
     def __init__(
         self, ring: "MPI.Intracomm", down: Frame, parent: ParentLink | None = None
@@ -76,7 +72,7 @@ class RingEnd:
         votes[_FAILED] = header.kind is Kind.ERROR
         votes[_REFUSED] = bool(header.flags & Flag.REFUSED)
         votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
-        link.add_up(self._ring, votes, self.meanwhile)
+        link.add_up(self._ring, votes)
         return votes
 
     def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:
