@@ -99,7 +99,7 @@ def imputed(told: Sequence[Told]) -> Array:
     """The merits, (n_told, n_merits), cut to 1e100 in size; of failed trials the worst of each,
     or 0 if all failed."""
     found = [one.merits or (one.merit,) for one in told if one.merit is not None]
-    rows = np.clip(np.array(found or [[0.0]], float), -1e100, 1e100)
+    rows = np.clip(np.array(found or [(0.0,)]), -1e100, 1e100)
     worst = rows.max(axis=0)
     known = iter(rows)
     every = [worst if one.merit is None else next(known) for one in told]
