@@ -30,6 +30,7 @@ from nnlo.optimize.events import (
     Verdict,
     Write,
 )
+from nnlo.optimize.fidelity import at_the_end
 from nnlo.optimize.pruning import Curves, Pruner
 from nnlo.optimize.roster import Roster
 from nnlo.optimize.searcher import Searcher
@@ -292,7 +293,7 @@ class Coordinator:
         number = len(self.trials)
         if self._is_last:
             return None
-        told, running = self.trials.told, self.trials.unanswered
+        told, running = at_the_end(self.trials), self.trials.unanswered
         params = self._searcher.ask(number, told, running)
         if params is None:
             self._is_exhausted = True

@@ -12,13 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nnlo.errors import CheckpointError, ConfigError, DataError
 from nnlo.files import FolderLock, sync_folder, write_atomic
+from nnlo.optimize.fidelity import at_the_end
+from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import EVENTS, Record, Trials
 
 log = logging.getLogger(__name__)
@@ -218,6 +220,21 @@ def read(file: Path) -> list[Record]:
 def parse(data: bytes, file: Path) -> list[Record]:
     """The complete records in the content of ``file``; raises DataError like ``read``."""
     return [record for record, _ in _lines(data[: _whole(data, file)]) if record is not None]
+
+
+def unlike(records: Iterable[Record], searcher: Searcher) -> list[int]:
+    """The trials of a log that ``searcher`` would not have proposed there.
+
+    None, where it is of the same space, seed and options, and of the same libraries.
+    """
+    trials, found = Trials(), []
+    for record in records:
+        if record["event"] == "asked":
+            told = at_the_end(trials)
+            if searcher.ask(record["trial"], told, trials.unanswered) != record["params"]:
+                found.append(record["trial"])
+        trials.apply(record)
+    return found
 
 
 def _line(record: Record) -> bytes:

@@ -86,6 +86,8 @@ class Trials:
         self.failures_in_a_row: dict[str, int] = {"any": 0, "error": 0}
         """Failures since the last success or restore; of every kind, and by an exception."""
         self.n_failed = 0
+        self.resting: dict[int, int] = {}
+        """Trials with a result that is not of all their epochs, and of how many it is."""
         self._told: list[Told] = []
         self._place: dict[int, int] = {}
         for record in records:
@@ -155,6 +157,7 @@ class Trials:
         trial.limit = max(trial.limit, record["to_epoch"])
         if verdict in ("pause", "stop"):
             self._answer(trial, record["merit"], ())
+            self.resting[trial.number] = epoch
 
     def _finish(self, trial: Trial, record: Record) -> None:
         trial.state = "finished"
@@ -191,6 +194,7 @@ class Trials:
         """Give the searchers' view its newest result."""
         if merit is not None and not math.isfinite(merit):
             raise ValueError("a merit is finite")
+        self.resting.pop(trial.number, None)
         told = Told(trial.number, trial.params, merit, merits)
         place = self._place.setdefault(trial.number, len(self._told))
         if place == len(self._told):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from nnlo.errors import CheckpointError, ConfigError, DataError
-from nnlo.optimize.pruning import Asha
-from nnlo.optimize.study import Study, parse, read
+from nnlo.optimize.pruning import Asha, Median, Never
+from nnlo.optimize.study import Study, parse, read, unlike
 from nnlo.optimize.trials import Trials
-from tests.optimize.simulated import Faults, Simulation
+from tests.optimize.simulated import Faults, Guess, Simulation
 
 HEADER = {"space": [{"name": "x"}], "merit": "val_loss", "searcher": "guess", "seed": 3}
 
@@ -173,3 +173,13 @@ def test_the_table_from_the_log_is_that_of_the_search(real, tmp_path):
 def test_a_number_that_json_does_not_know_is_refused(tmp_path):
     with Study.create(tmp_path, HEADER) as study, pytest.raises(ValueError, match="not JSON"):
         study.append({"event": "ended", "reason": float("nan")})
+
+
+@pytest.mark.parametrize("pruner", [Never(2), Asha(9), Median(9)])
+def test_every_proposal_of_a_log_can_be_proposed_again(pruner):
+    faults = Faults(error=0.1, nan=0.1, death=0.1)
+    part = Simulation(4, 40, pruner=pruner, faults=faults, stop_after=60).run()
+    past = [*part.records, {"event": "restored"}]
+    whole = Simulation(6, 40, pruner=pruner, faults=faults, past=past).run()
+    assert unlike(whole.records, Guess()) == []
+    assert len(unlike(whole.records, Guess(seed=1))) == 40
