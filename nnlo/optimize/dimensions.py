@@ -86,7 +86,7 @@ class Integer:
 
     @property
     def size(self) -> float:
-        return self.high - self.low + 1
+        return float(self.high - self.low + 1)
 
     def holds(self, value: Value) -> bool:
         return type(value) is int and self.low <= value <= self.high
@@ -165,7 +165,7 @@ class Categorical:
 
     @property
     def size(self) -> float:
-        return len(self.categories)
+        return float(len(self.categories))
 
     def holds(self, value: Value) -> bool:
         return any(value == one and type(value) is type(one) for one in self.categories)

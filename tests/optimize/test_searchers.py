@@ -94,6 +94,15 @@ def test_a_small_space_is_tried_through_without_repeats_and_then_is_exhausted(na
     assert searcher.ask(6, told, running) is None
 
 
+@pytest.mark.parametrize("name", sorted({*SEARCHERS} - {"random", "sobol"}), indirect=True)
+def test_what_is_told_makes_proposals_better(name: str) -> None:
+    told = [one._replace(merit=bowl(one.params)) for one in given(MIXED, 36, bool)]
+    searcher = make_searcher(name, MIXED, 1)
+    proposals = [searcher.ask(trial, told, {}) for trial in range(60, 65)]
+    merits = [bowl(params) for params in proposals if params is not None]
+    assert np.median(merits) < np.median([one.merit or 0 for one in told])
+
+
 def test_failed_trials_alone_stop_nothing(name: str) -> None:
     told, _ = search(make_searcher(name, MIXED, 1), 12, lambda params: None)
     assert len({MIXED.key(one.params) for one in told}) == 12

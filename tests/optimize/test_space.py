@@ -228,6 +228,12 @@ def test_a_name_in_both_spaces_is_refused() -> None:
         Space.from_tune(["a=1:9"]) | Space.from_tune(["a=1:3"])
 
 
+def test_the_size_of_a_huge_space_is_infinite() -> None:
+    assert Space.from_tune(["a=1:3", "b=x,y"]).size == 6
+    huge = [f"x{i}=1:1000000000" for i in range(40)]
+    assert math.isinf(Space.from_tune([*huge, "y=0.0:1.0"]).size)
+
+
 def test_a_finite_space_can_be_listed() -> None:
     space = Space.from_tune(
         ["a=1:3", "b=x,y"], lambda params: params if params["a"] != 2 else None
