@@ -114,6 +114,12 @@ class Agenda:
         return rest
 
 
+def after(epoch: int, index: int, end: int | None) -> Position:
+    """Where a worker is once batch ``index`` is done; end: the number after the last one, None
+    where nobody knows."""
+    return (epoch + 1, 0) if index + 1 == end else (epoch, index + 1)
+
+
 def divide(
     shares: Sequence[Share], n: int, count: Callable[[int], int | None]
 ) -> list[list[Share]]:

@@ -49,7 +49,7 @@ class Branch:
         self._up = up
         self._version = 0
         self._samples = self._steps = self._updates = 0
-        self._position = (0, 0)
+        self._places: dict[int, tuple[int, int]] = {}  # where in its data each child is
         self._pulled = False
         self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
         self._refusals: list[Refusal] = []  # that the parent has not heard of
@@ -70,7 +70,7 @@ class Branch:
         """An update of ``child`` has been applied."""
         self._samples += header.n_samples
         self._steps += header.n_steps
-        self._position = max(self._position, (header.epoch, header.batch))
+        self._places[child] = (header.epoch, header.batch)
         self._up.tail[N_TIMES:] += tail[N_TIMES:]
         count_rank(self.history, header, tail, self._plan.metric_names)
 
@@ -141,12 +141,15 @@ class Branch:
         if self._state_is_due(kind):
             flags |= Flag.HAS_STATE
             extra += pack_arrays(self._take_states())
+        active = self._master.active
+        # The last of them, for a new beginning.
+        epoch, batch = min((self._places.get(c, (0, 0)) for c in active), default=(0, 0))
         return self._header(kind)._replace(
             flags=flags,
             n_samples=self._samples,
             n_steps=self._steps,
-            epoch=self._position[0],
-            batch=self._position[1],
+            epoch=epoch,
+            batch=batch,
             n_extra=self._up.set_extra(extra),
         )
 

@@ -14,6 +14,7 @@ import numpy as np
 from nnlo.algo import kernels
 from nnlo.algo.base import Vector
 from nnlo.model.adapter import Batch
+from nnlo.mpi.agenda import after
 from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.refusal import pack_refusals, read_extra
 from nnlo.mpi.worker import Worker
@@ -46,6 +47,8 @@ class Member(Worker):
         self._done = np.zeros_like(self._sums)  # of all members since the last exchange
         self._n_reduced = 0
         self._is_joint = True
+        ends = {self._data.n_batches(shard) for shard in range(self._data.n_shards)}
+        self._end = ends.pop() if len(ends) == 1 else None  # of all members alike
         super()._begin(weights)
 
     def _run_epoch(
@@ -58,7 +61,7 @@ class Member(Worker):
             # Gradients at equal weights may be summed up before they are reduced.
             for index, batch in islice(batches, 1 if local else self._plan.sync_every):
                 self._take(batch, epoch, index)
-                self._position = (epoch, index + 1)
+                self._position = after(epoch, index, self._end)
                 if not np.isfinite(self._sums[1]):
                     break
             reduced = yield self._to_reduce()

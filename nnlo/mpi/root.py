@@ -49,6 +49,8 @@ class Root:
         self._saver = saver
         self._samples = 0  # applied since the start of the run
         self._epoch = 0  # complete ones
+        self._first_epoch = 0  # where the workers began
+        self._places: dict[int, int] = {}  # epoch in which each child is
         self._refused = RefusalBook(plan.max_refused)
         self._spikes = Spikes()
         self._sums = np.zeros(1 + len(plan.metric_names))
@@ -84,7 +86,7 @@ class Root:
         meta = checkpoint.meta
         self.history = History.from_json(meta["history"])
         self.history.stopped = ""
-        self._epoch = meta["epoch"]
+        self._epoch = self._first_epoch = meta["least_epoch" if whole_epochs else "epoch"]
         # The end of a run may have added a record of an epoch that now goes on.
         self.history.epochs = [r for r in self.history.epochs if r["epoch"] <= self._epoch]
         self.best = checkpoint.arrays.get("best")
@@ -118,6 +120,7 @@ class Root:
 
     def counted(self, child: int, header: Header, tail: Vector, staleness: int) -> None:
         """An update of ``child`` has been applied."""
+        self._places[child] = header.epoch
         self._samples += header.n_samples
         self._sums += tail[N_TIMES:]
         self._staleness += [1, staleness]
@@ -334,6 +337,12 @@ class Root:
         }
         return Checkpoint(draft.arrays | best, draft.meta | clock)
 
+    def _least_epoch(self, master: Master) -> int:
+        """The epoch that is to begin anew where the work is dealt out anew: that of the child
+        which is the last in its data, so that nothing is forgotten."""
+        places = [self._places.get(child, 0) for child in master.active]
+        return max(min(places, default=self._epoch), self._first_epoch)
+
     def _history_text(self) -> str:
         self.history.train_time_s = self._earlier_s + time.perf_counter() - self._started
         return self.history.to_json()
@@ -345,6 +354,7 @@ class Root:
             master.version,
             {"weights": master.weights.copy()} | state,
             {
+                "least_epoch": self._least_epoch(master),
                 "samples": self._samples,
                 "sums": self._sums.tolist(),
                 "staleness": self._staleness.tolist(),

@@ -24,7 +24,7 @@ from nnlo.mpi.frame import unpack_arrays
 log = logging.getLogger(__name__)
 
 
-_NUMBERS = ("version", "epoch", "samples", "learning_rate", "base_learning_rate")
+_NUMBERS = ("version", "epoch", "least_epoch", "samples", "learning_rate", "base_learning_rate")
 _TEXTS = ("manifest", "algorithm", "topology", "history")
 _LISTS = ("sums", "staleness", "metrics")
 

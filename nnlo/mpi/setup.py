@@ -296,7 +296,8 @@ def _hand_out(
                     parts[rank] = state
             for rank in topology.sub_masters:
                 parts[rank] = checkpoint.part(f"worker/{rank}/")
-        clock = (found, checkpoint.meta["epoch"], checkpoint.meta["version"])
+        meta = checkpoint.meta
+        clock = (found, meta["epoch" if found else "least_epoch"], meta["version"])
     if comm is None:
         return parts[0], clock
     return comm.scatter(parts), comm.bcast(clock)

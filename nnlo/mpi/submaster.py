@@ -69,6 +69,8 @@ class SubMaster:
         self._waiting: list[int] = []  # children that wait for the parent's answer
         self._missing: set[int] | None = None  # children whose state a checkpoint waits for
         self._states: dict[int, dict[str, np.ndarray]] = {}  # by child
+        # Where in its data each child is; at (0, 0) or further where it has not said so.
+        self._places = dict.fromkeys(protocol.active, (0, 0))
         self._refusals: list[Refusal] = []  # that the parent has not heard of
         self._failure: Frame | None = None  # the message that ends the run
         self._ended = False
@@ -87,6 +89,10 @@ class SubMaster:
             self._carry_out(self._protocol.on(arrived))
             return
         self._inbox[child] = frame
+        if header.n_steps:
+            self._places[child] = (header.epoch, header.batch)
+        if arrived.leaves:
+            del self._places[child]
         refusals, state = read_extra(frame)
         self._refusals += refusals
         for one in refusals:
@@ -169,7 +175,7 @@ class SubMaster:
             min((header.version for header in headers), default=0),
             sum(header.n_samples for header in headers),
             sum(header.n_steps for header in headers),
-            *max(((header.epoch, header.batch) for header in headers), default=(0, 0)),
+            *min(self._places.values(), default=(0, 0)),  # the last of them, for a new beginning
             layout=self._manifest.hash32,
             n_merged=sum(header.n_merged for header in headers),
             n_extra=self._up.set_extra(extra),

@@ -19,7 +19,7 @@ from nnlo.algo.base import State, Vector, WorkerHalf
 from nnlo.checkpoint import part
 from nnlo.data import Data
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
-from nnlo.mpi.agenda import Agenda, Position, Share, Stint, own_share, unpack
+from nnlo.mpi.agenda import Agenda, Position, Share, Stint, after, own_share, unpack
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     BUSY_S,
@@ -124,10 +124,11 @@ class Worker:
         """Train on one stint; True where the run stops."""
         self._data.set_shard(stint.shard, self._data.n_shards)
         n_batches = None if stint.stop is None else stint.stop - stint.start
+        end = self._data.n_batches(stint.shard) if stint.stop is None else stint.stop
         with closing(self._data.epoch(stint.epoch, stint.start)) as batches:
             for index, batch in enumerate(islice(batches, n_batches), stint.start):
                 self._train(batch, stint.epoch, index)
-                self._share, self._position = stint.share, (stint.epoch, index + 1)
+                self._share, self._position = stint.share, after(stint.epoch, index, end)
                 if self._is_due() and (yield from self._exchange()):
                     return True
         self._position = (stint.epoch + 1, 0)

@@ -55,6 +55,22 @@ def test_a_run_goes_on_from_what_was_captured():
     assert sum(record["samples"] for record in job.history.epochs) == 3 * 23
 
 
+def test_the_epoch_of_the_last_worker_begins_anew():
+    """One of two workers is far ahead of the other."""
+    job = Job(n_workers=2)
+    runs = [job.worker(i, job.master.weights.copy()).run(job.master.weights) for i in (0, 1)]
+    ups = [next(run) for run in runs]
+    job.root.begin(job.master)
+    for child in (1, *[0] * 8):
+        job.master.receive(child, ups[child])
+        ups[child] = runs[child].send(job.link.answers.pop(0)[1])
+    captured = job.root.capture()
+    assert captured.meta["epoch"] > 0
+    assert captured.meta["least_epoch"] == 0
+    job.root.restore(captured, whole_epochs=True)
+    assert job.root.history.epochs == []
+
+
 def test_listeners_are_not_begun_twice():
     story = Story()
     job = part(Job(plan={"listeners": (story,)}), version=2)
