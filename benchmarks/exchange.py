@@ -26,10 +26,11 @@ from nnlo.model.adapter import ModelAdapter
 from nnlo.model.manifest import Manifest
 from nnlo.mpi import link
 from nnlo.mpi.ends import ChildEnd, ParentEnd
-from nnlo.mpi.frame import N_TIMES, Frame, Header
-from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.frame import N_TIMES, Frame, Header, up_frame
+from nnlo.mpi.master import Master
 from nnlo.mpi.protocol import MasterProtocol
-from nnlo.mpi.worker import Worker, WorkerPlan
+from nnlo.mpi.worker import Worker
+from nnlo.mpi.workerplan import WorkerPlan
 
 MASTER, WORKER = 0, 1
 BEGIN_UPDATE, TIME, ACCEPTED, BEGIN_WEIGHTS, TENSOR = 11, 12, 13, 14, 15  # tags of (c)

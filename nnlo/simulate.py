@@ -20,9 +20,9 @@ from nnlo.history import History
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.branch import Branch, BranchPlan
 from nnlo.mpi.evaluate import Background, evaluate
-from nnlo.mpi.frame import Frame
+from nnlo.mpi.frame import Frame, up_frame
 from nnlo.mpi.loopback import Loopback, Order, branch_in_process, run_in_process
-from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.master import Master
 from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.ring import Member, ring_in_process
 from nnlo.mpi.root import Root
@@ -30,7 +30,8 @@ from nnlo.mpi.settings import RunSettings, check_shape, make_protocol
 from nnlo.mpi.stopping import larger_is_better
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology, split
-from nnlo.mpi.worker import Worker, WorkerPlan
+from nnlo.mpi.worker import Worker
+from nnlo.mpi.workerplan import WorkerPlan
 
 _SETTINGS = (
     *("num_epochs", "synchronous", "quorum"),

@@ -1,8 +1,8 @@
 """What a message of a child is to the protocol."""
 
 from nnlo.errors import ProtocolError
+from nnlo.mpi.events import Arrived
 from nnlo.mpi.frame import Flag, Header, Kind
-from nnlo.mpi.protocol import Arrived
 
 
 def read_arrival(child: int, header: Header, layout: int) -> Arrived:

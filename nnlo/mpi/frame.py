@@ -6,10 +6,10 @@ loops read and write it through views, so that nothing is copied between the mod
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum, IntFlag
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,27 @@ class Frame:
         if self.header.kind in _BARE:
             return self.buffer[:HEADER_BYTES]
         return self.buffer[: self._end + self.header.n_extra]
+
+
+class Layout(Protocol):
+    """What a master must know of the vector: a Manifest, or a Slice of it."""
+
+    @property
+    def n_trainable(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def hash32(self) -> int: ...
+
+
+def up_frame(manifest: Layout, n_sums: int, state_bytes: int = 0) -> Callable[[], Frame]:
+    """A maker of frames for messages to a master of this model.
+
+    n_sums: entries of the adapter's sums. state_bytes: room for a worker's local state.
+    """
+    return lambda: Frame(manifest.size, N_TIMES + n_sums, ERROR_BYTES + state_bytes)
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:

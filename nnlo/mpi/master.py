@@ -2,9 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
@@ -12,53 +11,16 @@ from nnlo.algo.base import MasterHalf, State, Update
 from nnlo.errors import TrainingError, WorkerFailed
 from nnlo.mpi.arrival import read_arrival
 from nnlo.mpi.crew import Crew
+from nnlo.mpi.events import Action, Apply, Hired, Lost, Release, Reply, StopAsked, Suspected
 from nnlo.mpi.failure import read_failure
-from nnlo.mpi.frame import ERROR_BYTES, N_TIMES, Flag, Frame, Header, Kind
+from nnlo.mpi.frame import Flag, Frame, Header, Kind, Layout
+from nnlo.mpi.observer import Observer
 from nnlo.mpi.outbox import Link, Outbox
-from nnlo.mpi.protocol import (
-    Action,
-    Apply,
-    Hired,
-    Lost,
-    MasterProtocol,
-    Release,
-    Reply,
-    StopAsked,
-    Suspected,
-)
+from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.refusal import Refusal, read_extra
 from nnlo.spans import Spans
 
 log = logging.getLogger(__name__)
-
-
-class Observer(Protocol):
-    """Who watches the weights: epochs, validation, stopping, checkpoints (``root.py``)."""
-
-    def counted(self, child: int, header: Header, tail: np.ndarray, staleness: int) -> None:
-        """An update has been applied."""
-
-    def refused(self, master: "Master", refusals: Sequence[Refusal]) -> None:
-        """Updates that were not finite have not been sent."""
-
-    def stepped(self, master: "Master") -> None:
-        """The version has grown by one."""
-
-    def state_came(self, child: int, state: bytes, leaves: bool) -> None:
-        """A worker's local state, asked for by a checkpoint or sent as it leaves."""
-
-
-class Layout(Protocol):
-    """What a master must know of the vector: a Manifest, or a Slice of it."""
-
-    @property
-    def n_trainable(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def hash32(self) -> int: ...
 
 
 class Master:
@@ -311,11 +273,3 @@ class Master:
             layout=self._manifest.hash32,
             rate=self.rate,
         )
-
-
-def up_frame(manifest: Layout, n_sums: int, state_bytes: int = 0) -> Callable[[], Frame]:
-    """A maker of frames for messages to a master of this model.
-
-    n_sums: entries of the adapter's sums. state_bytes: room for a worker's local state.
-    """
-    return lambda: Frame(manifest.size, N_TIMES + n_sums, ERROR_BYTES + state_bytes)

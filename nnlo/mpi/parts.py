@@ -17,14 +17,14 @@ from nnlo.mpi.branch import Branch, BranchPlan, load_branch_state
 from nnlo.mpi.crew import Crew
 from nnlo.mpi.ends import ParentEnd
 from nnlo.mpi.evaluate import Background, Recalibration, evaluate
-from nnlo.mpi.frame import Frame
+from nnlo.mpi.frame import Frame, Layout, up_frame
 from nnlo.mpi.guard import Guard, Keeper
-from nnlo.mpi.master import Layout, Master, Observer, up_frame
+from nnlo.mpi.master import Master
+from nnlo.mpi.observer import Nobody, Observer
 from nnlo.mpi.outbox import Link
 from nnlo.mpi.overlap import EarlyMember, EarlyRing
 from nnlo.mpi.plan import Listener, RootPlan
 from nnlo.mpi.reducer import make_reducer
-from nnlo.mpi.replica import Nobody
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Root
@@ -36,7 +36,8 @@ from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_na
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology
 from nnlo.mpi.vigil import Vigil
-from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
+from nnlo.mpi.worker import Worker
+from nnlo.mpi.workerplan import WorkerPlan, load_worker_state
 from nnlo.spans import Spans
 
 if TYPE_CHECKING:

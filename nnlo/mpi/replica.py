@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from nnlo.algo.base import Vector
 from nnlo.errors import TrainingError, WorkerFailed
@@ -19,18 +19,6 @@ from nnlo.mpi.worker import Worker
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-
-class Nobody:
-    """The observer of a rank whose records nobody asks for."""
-
-    def counted(self, *_report: Any) -> None: ...
-
-    def refused(self, *_report: Any) -> None: ...
-
-    def stepped(self, master: Master) -> None: ...
-
-    def state_came(self, *_report: Any) -> None: ...
 
 
 class Replica:

@@ -13,8 +13,9 @@ from nnlo.mpi.failure import describe
 from nnlo.mpi.frame import Frame, Kind
 from nnlo.mpi.loopback import Loopback, Middle, run_in_process
 from nnlo.mpi.master import Master
+from nnlo.mpi.observer import Nobody
 from nnlo.mpi.parts import Parts
-from nnlo.mpi.replica import Nobody, Replica
+from nnlo.mpi.replica import Replica
 from nnlo.mpi.ringend import RingEnd
 from nnlo.mpi.root import Root
 from nnlo.mpi.serve import ignored_signals, relay, serve

@@ -13,6 +13,7 @@ from nnlo.algo.base import Merge
 from nnlo.history import History
 from nnlo.model.manifest import Manifest
 from nnlo.mpi.arrival import read_arrival
+from nnlo.mpi.events import Action, Apply, Release, Reply, StopAsked, Suspected
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     N_TIMES,
@@ -25,15 +26,7 @@ from nnlo.mpi.frame import (
 )
 from nnlo.mpi.link import host
 from nnlo.mpi.outbox import Link, Outbox
-from nnlo.mpi.protocol import (
-    Action,
-    Apply,
-    MasterProtocol,
-    Release,
-    Reply,
-    StopAsked,
-    Suspected,
-)
+from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.refusal import Refusal, count_refusal, pack_refusals, read_extra
 from nnlo.mpi.tally import count_rank
 

@@ -7,19 +7,15 @@ a loop in one process, a simulated order) is not its business.
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlo.algo import kernels
 from nnlo.algo.base import State, Vector, WorkerHalf
-from nnlo.checkpoint import part
 from nnlo.data import Data
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
-from nnlo.mpi.agenda import Agenda, Position, Share, Stint, after, own_share, unpack
+from nnlo.mpi.agenda import Agenda, Share, Stint, after, own_share, unpack
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
     BUSY_S,
@@ -32,27 +28,8 @@ from nnlo.mpi.frame import (
     pack_arrays,
 )
 from nnlo.mpi.refusal import Refusal, pack_refusals
+from nnlo.mpi.workerplan import WorkerPlan
 from nnlo.spans import Spans
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """n_epochs: to the end of which it trains. sync_every: batches between exchanges.
-    trains_locally: whether batches are local steps, at ``base_rate`` times what the master
-    says, or gradients. pulls: whether it asks for the master's weights before each update.
-    start: where in its data it begins, or None for a spare, which waits for another's data;
-    version: of the weights it begins with. sends_state: whether checkpoints need its local
-    state. seed: of the random layers of a ring's member, which begin anew with each epoch."""
-
-    n_epochs: int
-    sync_every: int = 1
-    trains_locally: bool = False
-    base_rate: float = 1.0
-    pulls: bool = False
-    start: Position | None = (0, 0)
-    version: int = 0
-    sends_state: bool = False
-    seed: int = 0
 
 
 class Worker:
@@ -317,18 +294,3 @@ class Worker:
         state |= {f"model/{k}": v for k, v in self._adapter.local_state().items()}
         state |= {f"algo/{k}": v for k, v in self._half.state().items()}
         return pack_arrays({f"{self.rank}/{k}": v for k, v in state.items()})
-
-
-def load_worker_state(
-    state: dict[str, NDArray[Any]], adapter: ModelAdapter, half: WorkerHalf, weights: Vector
-) -> Position:
-    """Put back what a worker sent for a checkpoint; return where it goes on in its data.
-
-    weights: those from which it will ``run``; an S of its own is written to them.
-    """
-    adapter.load_local_state(part(state, "model/"))
-    half.load_state(part(state, "algo/"))
-    if "state" in state:
-        weights[adapter.manifest.n_trainable :] = state["state"]
-    epoch, batch = (int(value) for value in state["position"])
-    return epoch, batch

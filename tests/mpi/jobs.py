@@ -12,13 +12,15 @@ from nnlo.algo import Algorithm, Downpour
 from nnlo.algo.optimizers import SGD
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.mpi.evaluate import Background, evaluate
+from nnlo.mpi.frame import up_frame
 from nnlo.mpi.loopback import Loopback, run_in_process
-from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.master import Master
 from nnlo.mpi.plan import RootPlan
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.root import Root
 from nnlo.mpi.saving import Saver
-from nnlo.mpi.worker import Worker, WorkerPlan, load_worker_state
+from nnlo.mpi.worker import Worker
+from nnlo.mpi.workerplan import WorkerPlan, load_worker_state
 from tests.mpi.fakes import LinearModel, LineData
 
 SGD_005 = Downpour(SGD(learning_rate=0.05))

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from nnlo.mpi.branch import Branch, BranchPlan
-from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays
+from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays, up_frame
 from nnlo.mpi.loopback import Loopback
-from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.master import Master
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.refusal import Refusal, pack_refusals
 from nnlo.mpi.submaster import SubMaster

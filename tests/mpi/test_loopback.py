@@ -11,11 +11,12 @@ import pytest
 from nnlo.algo import Downpour
 from nnlo.algo.optimizers import SGD
 from nnlo.errors import ProtocolError, WorkerFailed
-from nnlo.mpi.frame import Flag, Header, Kind
+from nnlo.mpi.frame import Flag, Header, Kind, up_frame
 from nnlo.mpi.loopback import Loopback, run_in_process
-from nnlo.mpi.master import Master, up_frame
+from nnlo.mpi.master import Master
 from nnlo.mpi.protocol import MasterProtocol
-from nnlo.mpi.worker import Worker, WorkerPlan
+from nnlo.mpi.worker import Worker
+from nnlo.mpi.workerplan import WorkerPlan
 from tests.mpi.fakes import LinearModel, LineData, Silent
 
 

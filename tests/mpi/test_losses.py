@@ -11,7 +11,7 @@ from nnlo.mpi.agenda import own_share
 from nnlo.mpi.crew import Crew
 from nnlo.mpi.frame import Kind
 from nnlo.mpi.protocol import MasterProtocol
-from nnlo.mpi.worker import WorkerPlan
+from nnlo.mpi.workerplan import WorkerPlan
 from tests.mpi.fakes import LineData
 from tests.mpi.jobs import Job
 

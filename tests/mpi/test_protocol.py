@@ -6,16 +6,8 @@ from collections import Counter
 import pytest
 
 from nnlo.errors import ConfigError, ProtocolError
-from nnlo.mpi.protocol import (
-    Apply,
-    Arrived,
-    Lost,
-    MasterProtocol,
-    Release,
-    Reply,
-    StopAsked,
-    Suspected,
-)
+from nnlo.mpi.events import Apply, Arrived, Lost, Release, Reply, StopAsked, Suspected
+from nnlo.mpi.protocol import MasterProtocol
 
 
 def update(child):

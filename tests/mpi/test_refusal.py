@@ -15,8 +15,9 @@ from nnlo.algo.gem import GEM
 from nnlo.algo.optimizers import SGD
 from nnlo.errors import TrainingError
 from nnlo.history import History
+from nnlo.mpi.events import Apply, Arrived, Reply
 from nnlo.mpi.frame import Flag, Frame, Header, Kind, unpack_arrays
-from nnlo.mpi.protocol import Apply, Arrived, MasterProtocol, Reply
+from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.refusal import Refusal, RefusalBook, pack_refusals, read_extra
 from nnlo.mpi.ring import reduce_in_process
 from nnlo.simulate import simulate

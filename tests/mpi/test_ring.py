@@ -13,11 +13,12 @@ from nnlo.errors import TrainingError
 from nnlo.mpi.frame import N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.loopback import Loopback
 from nnlo.mpi.master import Master
+from nnlo.mpi.observer import Nobody
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.refusal import read_extra
-from nnlo.mpi.replica import Nobody, Replica
+from nnlo.mpi.replica import Replica
 from nnlo.mpi.ring import Member, reduce_in_process, ring_in_process
-from nnlo.mpi.worker import WorkerPlan
+from nnlo.mpi.workerplan import WorkerPlan
 from nnlo.simulate import simulate
 from tests.mpi.fakes import JointData, LinearModel, LineData
 

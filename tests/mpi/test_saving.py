@@ -74,9 +74,14 @@ def test_the_file_holds_what_a_restart_needs(tmp_path):
     assert checkpoint.meta == about | {"history": '{"epochs": []}'}
 
 
-WHOLE = {"version": 1, "epoch": 1, "least_epoch": 1, "samples": 9, "learning_rate": 0.1, "sums": [9, 1.0]}
+WHOLE = {"version": 1, "epoch": 1, "least_epoch": 1, "samples": 9, "sums": [9, 1.0]}
 WHOLE |= {"manifest": "a", "algorithm": "b", "topology": "c", "history": "{}"}
-WHOLE |= {"base_learning_rate": 0.1, "staleness": [1, 0], "metrics": ["loss"]}
+WHOLE |= {
+    "learning_rate": 0.1,
+    "base_learning_rate": 0.1,
+    "staleness": [1, 0],
+    "metrics": ["loss"],
+}
 
 
 @pytest.mark.parametrize("name", WHOLE)

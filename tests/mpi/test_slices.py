@@ -7,8 +7,8 @@ from nnlo.algo import Algo
 from nnlo.errors import ConfigError
 from nnlo.model.manifest import Manifest
 from nnlo.mpi.loopback import Loopback
+from nnlo.mpi.observer import Nobody
 from nnlo.mpi.protocol import MasterProtocol
-from nnlo.mpi.replica import Nobody
 from nnlo.mpi.slices import WholeMaster, cut, cut_state, join_states
 
 
