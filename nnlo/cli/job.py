@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, NamedTuple
 
-from nnlo.cli.marks import AGAIN, JOB, Marks, read_marks
+from nnlo.cli.marks import AGAIN, JOB, Marks, is_up, read_marks
 from nnlo.cli.threads import die_with_parent
 from nnlo.errors import ConfigError
 from nnlo.files import FolderLock
@@ -27,6 +27,10 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2)
 ESCALATION = ((0.0, signal.SIGUSR1), (4.0, signal.SIGTERM), (4.7, signal.SIGKILL))
 HURRIED = ((0.0, signal.SIGTERM), (0.7, signal.SIGKILL))
 POLL_S = 0.02
+LOOK_S = 0.5
+"""Between two looks at ranks that start."""
+OURS = {"TrainingDriver", "nnlo.cli.train"}
+"""Programs that say when their ranks have met."""
 # Where Open MPI 5 puts its files. By itself it names the folder after mpirun's process id, and
 # fails ("The PMIx server's listener thread failed to start", code 213) when a killed job with
 # the same id has left one.
@@ -135,13 +139,19 @@ def run_job(
         assert job.stderr is not None
         pump = threading.Thread(target=_pump, args=(job.stderr,), daemon=True)
         pump.start()
-        stopped_by, was_forced, was_warned = _wait(job, signals)
+        watched = (
+            is_local and "--with-ft" in command and any(name in OURS for name in _names(command))
+        )
+        starting = Starting(job.pid, Path(folder) if watched else None)
+        stopped_by, was_forced, was_warned = _wait(job, signals, starting)
         _kill_session(job.pid)
         pump.join(timeout=1.0)
         marks = read_marks(Path(settings[JOB]))
     if job.returncode < 0 and stopped_by is None:
         show(f"nnlorun: {command[0]} was ended by signal {-job.returncode}")
     code = exit_code(job.returncode, stopped_by, was_forced=was_forced, done=marks.done)
+    if starting.lost and stopped_by is None:
+        code = AGAIN
     return JobEnd(code, stopped_by, was_warned, marks)
 
 
@@ -151,6 +161,11 @@ def _folder(stack: ExitStack, where: Path | None, *, hidden: bool = False) -> st
     return stack.enter_context(
         TemporaryDirectory(prefix=prefix, dir=where, ignore_cleanup_errors=True)
     )
+
+
+def _names(command: Sequence[str]) -> list[str]:
+    """Its words without folders and the ending of a file."""
+    return [Path(word).name.removesuffix(".py") for word in command]
 
 
 def make_segments(stack: ExitStack, where: Path) -> str:
@@ -194,8 +209,10 @@ def exit_code(
     return 128 + stopped_by
 
 
-def _wait(job: "subprocess.Popen[bytes]", signals: Signals) -> tuple[int | None, bool, bool]:
-    """Wait for the end of the job and pass signals on.
+def _wait(
+    job: "subprocess.Popen[bytes]", signals: Signals, starting: "Starting"
+) -> tuple[int | None, bool, bool]:
+    """Wait for the end of the job and pass signals on; end it once one ``starting`` is lost.
 
     Returns the signal that asked it to stop, if any; whether the ranks were ended by force; and
     whether they got SIGUSR1 that was sent to us.
@@ -204,6 +221,9 @@ def _wait(job: "subprocess.Popen[bytes]", signals: Signals) -> tuple[int | None,
     steps: list[tuple[float, int]] = []
     sent, begin, was_warned = 0, 0.0, False
     while job.poll() is None:
+        if not steps and starting.look():
+            show("nnlorun: a rank died while it started, for which the others would wait")
+            steps, begin = list(HURRIED), time.monotonic()
         number = next_signal(signals, POLL_S)
         if number in FORWARDED:
             job.send_signal(number)
@@ -216,6 +236,31 @@ def _wait(job: "subprocess.Popen[bytes]", signals: Signals) -> tuple[int | None,
             sent = steps.pop(0)[1]
             job.send_signal(sent)
     return stopped_by, sent in (signal.SIGTERM, signal.SIGKILL), was_warned
+
+
+class Starting:
+    """The ranks on their way to each other, children of ``launcher``: are all still there?
+
+    For programs that tell by ``mark_up`` in ``folder`` when they have met; None: does not look.
+    Under ULFM (Open MPI 5.0.11) the others would wait for a dead one in MPI_Init for ever.
+    """
+
+    def __init__(self, launcher: int, folder: Path | None) -> None:
+        self.lost = False
+        self._launcher = launcher
+        self._folder = folder
+        self._known: set[int] = set()
+        self._looked = 0.0
+
+    def look(self) -> bool:
+        """Whether one has been lost since the last time."""
+        folder, now = self._folder, time.monotonic()
+        if folder is None or self.lost or now - self._looked < LOOK_S:
+            return False
+        self._looked = now
+        before, self._known = self._known, set(_members(self._launcher, parent=self._launcher))
+        self.lost = any(not is_up(folder, pid) for pid in before - self._known)
+        return self.lost
 
 
 def next_signal(signals: Signals, timeout_s: float) -> int | None:
@@ -279,12 +324,14 @@ def _kill_session(session: int) -> None:
         time.sleep(POLL_S)
 
 
-def _members(session: int) -> list[int]:
-    """Return the processes of a session that still run; none where there is no ``/proc``."""
+def _members(session: int, parent: int | None = None) -> list[int]:
+    """Return the processes of a session (of a parent in it) that still run; none where there is
+    no ``/proc``."""
     members = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, _, its_session = entry.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
+            state, above, _, its_session = entry.read_text().rpartition(")")[2].split()[:4]
+            is_asked = parent in (None, int(above))
+            if int(its_session) == session and state != "Z" and is_asked:
                 members.append(int(entry.parent.name))
     return members

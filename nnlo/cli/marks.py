@@ -22,6 +22,7 @@ AGAIN = 75
 """Exit code EX_TEMPFAIL: the job has saved what it could and wants to be started again."""
 
 RANKS, STARTED, DONE = "ranks", "started", "done"
+_UP = "up-"
 
 
 class Marks(NamedTuple):
@@ -41,6 +42,16 @@ class Marks(NamedTuple):
 def mark_ranks(environ: Mapping[str, str] = os.environ) -> None:
     """Say that ranks are there; any of them may."""
     _write(RANKS, "", environ)
+
+
+def mark_up(environ: Mapping[str, str] = os.environ) -> None:
+    """Say that this process has met the other ranks, or that it ends and will not."""
+    _write(f"{_UP}{os.getpid()}", "", environ)
+
+
+def is_up(folder: Path, pid: int) -> bool:
+    """Whether the process ``pid`` has said so, or any that the training has begun."""
+    return (folder / f"{_UP}{pid}").exists() or (folder / STARTED).exists()
 
 
 def mark_started(checkpoint: Path | None, environ: Mapping[str, str] = os.environ) -> None:

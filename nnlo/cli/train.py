@@ -14,7 +14,7 @@ from nnlo.algo.base import Algorithm
 from nnlo.callbacks import make_callbacks
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
-from nnlo.cli.marks import AGAIN, code_of_end, mark_done, mark_started
+from nnlo.cli.marks import AGAIN, code_of_end, mark_done, mark_started, mark_up
 from nnlo.cli.options import parse, speak_first
 from nnlo.cli.progress import Progress
 from nnlo.cli.resume import resume_from
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         mark_done(1)
         speak_first(f"TrainingDriver: error: {error}")
         return 1
+    finally:
+        mark_up()
     try:
         with ulfm.losses(comm):
             return _run(options, comm)

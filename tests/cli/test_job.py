@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nnlo.cli.job import BannerFilter, exit_code, make_segments
+from nnlo.cli import job
+from nnlo.cli.job import BannerFilter, Starting, exit_code, make_segments
 from nnlo.files import FolderLock
 
 RULE = b"-" * 74 + b"\n"
@@ -215,3 +216,19 @@ def test_a_later_mpirun_with_the_same_process_id_meets_no_files_of_a_killed_one(
     job.communicate(timeout=30)
     left = [path.name[:8] for path in tmp_path.iterdir()]
     assert left == (["nnlorun-"] if victim == "nnlorun" else [])
+
+
+def test_a_rank_that_dies_before_it_is_up_is_lost(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(job, "LOOK_S", 0.0)
+    there = {11, 12, 13}
+    monkeypatch.setattr(job, "_members", lambda *_, **__: there)
+    starting, other = Starting(10, tmp_path), Starting(10, None)
+    assert not starting.look()
+    (tmp_path / "up-11").touch()
+    there = {12, 13}
+    assert not starting.look()
+    there = {13}
+    assert starting.look()
+    assert not starting.look()
+    assert starting.lost
+    assert not other.look()

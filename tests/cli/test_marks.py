@@ -1,5 +1,6 @@
 """What a job leaves for the nnlorun that has started it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from nnlo.cli.marks import (
     code_of_end,
     count_restarts,
     first_start,
+    is_up,
     mark_done,
     mark_ranks,
     mark_started,
+    mark_up,
     read_marks,
 )
 
@@ -75,3 +78,12 @@ def test_restarts_are_a_number(text: str, n: int) -> None:
 def test_the_first_start_is_a_time() -> None:
     assert first_start({"NNLO_SINCE": "12.5"}) == 12.5
     assert first_start({}) == first_start({"NNLO_SINCE": "once"}) == 0.0
+
+
+def test_a_process_is_up_once_it_or_the_training_says_so(tmp_path: Path) -> None:
+    assert not is_up(tmp_path, os.getpid())
+    mark_up({"NNLO_JOB": str(tmp_path)})
+    assert is_up(tmp_path, os.getpid())
+    assert not is_up(tmp_path, 1)
+    mark_started(None, {"NNLO_JOB": str(tmp_path)})
+    assert is_up(tmp_path, 1)
