@@ -27,7 +27,7 @@ class Genetic:
 
     name = "genetic"
 
-    def __init__(self, space: Space, seed: int, population: int = 12) -> None:
+    def __init__(self, space: Space, seed: int, population: int = 8) -> None:
         if population < 2:
             raise ConfigError(f"a population must be at least 2, got {population}; raise it")
         self.space = space
@@ -55,7 +55,7 @@ class Genetic:
 
     def _child(self, pool: Sequence[Array], rng: np.random.Generator) -> Array:
         """Shape (n_unit,). pool: the best first."""
-        first, second = (pool[rng.integers(len(pool), size=2).min()] for _ in range(2))
+        first, second = (pool[rng.integers(len(pool), size=3).min()] for _ in range(2))
         child = first.copy()
         for one, columns in zip(self.space.dimensions, self.space.slices, strict=True):
             if isinstance(one, Categorical):
