@@ -11,7 +11,7 @@ attributes. A paused trial runs, for Optuna, until the search ends: then it is p
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +167,7 @@ class Mirror:
         self._journal = Journal(*self._about)
         self._is_good = False
 
-    def rebuild(self, records: Iterable[Record]) -> None:
+    def rebuild(self, records: Sequence[Record]) -> None:
         """Bring the file to what ``records``, the whole log, make of it.
 
         A file that holds the beginning of that is only continued, so that those who read it
@@ -175,7 +175,9 @@ class Mirror:
         replaced.
         """
         self._journal = Journal(*self._about)
-        data = b"".join(line for record in records for line in self._journal.lines(record))
+        # An end that the search was restored after did not end its paused trials.
+        lasting = [one for one in records[:-1] if one["event"] != "ended"] + list(records[-1:])
+        data = b"".join(line for record in lasting for line in self._journal.lines(record))
         with self._careful():
             present = self.file.read_bytes() if self.file.exists() else b""
             ours = _ours(present)

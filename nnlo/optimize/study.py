@@ -82,8 +82,8 @@ class Study:
             study.append({"event": "restored", **about})
         return study
 
-    def append(self, *records: Record) -> None:
-        """Bring records to the disk, with ``at`` added, and into the table.
+    def append(self, *records: Record) -> list[Record]:
+        """Bring records to the disk and into the table; what was written: with ``at`` added.
 
         Several at once cost one flush. Raises CheckpointError where the disk does not take
         them: the log is as it was then.
@@ -108,6 +108,7 @@ class Study:
             ) from error
         for record in stamped:
             self.trials.apply(record)
+        return stamped
 
     def records(self) -> list[Record]:
         """All complete records, the header first."""

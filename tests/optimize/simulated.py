@@ -154,8 +154,7 @@ class Simulation:
         """One epoch more; each is reported, the last one as the end."""
         block, trial, total = start.block, start.trial, self.coordinator._pruner.epochs
         self._running[block] = (start, epoch + 1)
-        luck = np.random.default_rng([self.seed, 7, trial])
-        is_broken, is_nan = luck.random(2) < (self.faults.error, self.faults.nan)
+        is_broken, is_nan = self._fate(trial)
         delay = math.exp(self.spread * self._rng.normal())
         self.busy_s += delay
         if self._rng.random() < self.faults.death:
@@ -175,6 +174,13 @@ class Simulation:
         else:
             saved = self._rng.random() < self.faults.saves
             self._later(delay, Reported(block, trial, epoch, merit, {"loss": merit}, saved))
+
+    def _fate(self, trial: int) -> tuple[bool, bool]:
+        """Whether it raises, whether its merit is nan; the same whenever it is tried."""
+        if not self.faults.error and not self.faults.nan:
+            return False, False
+        is_broken, is_nan = np.random.default_rng([self.seed, 7, trial]).random(2)
+        return bool(is_broken < self.faults.error), bool(is_nan < self.faults.nan)
 
 
 def proposals(records: Iterable[Record]) -> list[Params]:

@@ -181,13 +181,13 @@ def test_limits_that_make_no_sense_are_refused(value):
 @pytest.mark.parametrize("pruner", [Never(3), Asha(9), Asha(9, pauses=False), Median(9)])
 @pytest.mark.parametrize("faults", [Faults(), ROUGH], ids=["calm", "rough"])
 def test_every_proposal_is_answered_once_none_lost_none_twice(pruner, faults):
-    done = Simulation(16, 1000, seed=3, faults=faults, pruner=pruner).run()
+    done = Simulation(16, 400, seed=3, faults=faults, pruner=pruner).run()
     assert done.end == End("all trials are done")
     over = {trial.number for trial in done.coordinator.trials.rows if trial.is_over}
     assert set(ends(done.records).values()) == {1}
     assert set(ends(done.records)) == over
     paused = {one.number for one in done.coordinator.trials.rows if one.state == "paused"}
-    assert over | paused == set(range(1000))
+    assert over | paused == set(range(400))
 
 
 def test_ten_thousand_trials_take_seconds():

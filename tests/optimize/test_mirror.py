@@ -15,6 +15,7 @@ from nnlo.optimize.dimensions import Categorical, Integer, Real
 from nnlo.optimize.optuna_mirror import Mirror
 from nnlo.optimize.pruning import Asha, Median
 from nnlo.optimize.space import Space
+from nnlo.optimize.trials import Trials
 from tests.optimize.simulated import Faults, Simulation
 
 SPACE = Space(
@@ -107,6 +108,19 @@ def test_a_note_of_the_dashboard_outlives_the_rebuild(tmp_path):
     study = load(journal.file)
     assert study.user_attrs["note"] == "looks fine"
     assert len(study.trials) == 12
+
+
+def test_paused_trials_run_again_when_the_search_is_restored(tmp_path):
+    journal, told = mirror(tmp_path), records()
+    journal.rebuild(told)
+    more = Simulation(3, 30, pruner=Asha(9), past=[*told, {"event": "restored"}]).run().records
+    journal.rebuild(more[: len(told) + 1])
+    for record in more[len(told) + 1 :]:
+        journal.follow(record)
+    table = Trials(more).rows
+    n_whole = sum(one.state == "finished" for one in table)
+    states = [one.state.name for one in load(journal.file).trials]
+    assert (len(states), states.count("COMPLETE")) == (30, n_whole)
 
 
 def test_several_merits_are_several_values(tmp_path):

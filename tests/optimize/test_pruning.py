@@ -1,10 +1,15 @@
 """Early stopping: rules on merits, and whether they save epochs."""
 
+import math
+
 import numpy as np
 import pytest
 
 from nnlo.errors import ConfigError
+from nnlo.optimize.events import Limits
 from nnlo.optimize.pruning import PRUNERS, Asha, Curves, Median, Never, make_pruner
+from nnlo.optimize.searcher import make_searcher
+from nnlo.optimize.space import Space
 from tests.optimize.simulated import Simulation
 
 
@@ -119,3 +124,39 @@ def test_every_rule_is_made_by_its_name():
 def test_settings_that_make_no_sense_are_refused(make):
     with pytest.raises(ConfigError, match=r"must (be|have)"):
         make()
+
+
+SPACE = Space.from_tune(["rate=1e-4:1e-1:log", "width=16:256:log", "depth=1:5", "kind=a,b,c"])
+
+
+def crossing(params, epoch: int) -> float:
+    """A learning curve of a slow learner if the rate is small: those lead late."""
+    off = math.log10(params["rate"]) + {"a": 2.8, "b": 1.6, "c": 3.2}[params["kind"]]
+    final = 0.2 * off**2 + 0.05 * (math.log2(params["width"]) - 6.5) ** 2
+    final += 0.06 * (params["depth"] - 3) ** 2 + {"a": 0.0, "b": 0.12, "c": 0.08}[params["kind"]]
+    tau = 1.5 + 6 * max(0.0, 0.4 - off) + 0.6 * params["depth"]
+    return final + 0.9 * math.exp(-epoch / tau)
+
+
+def best_at(pruner, seed: int, share: float) -> float:
+    """The best merit after a share of the time that 60 full trials take on 4 blocks."""
+    end = 60 * 27 / 4 * share
+    searcher = make_searcher("random", SPACE, seed)
+    limits = Limits(10_000, deadline=end)
+    done = Simulation(
+        4, 10_000, seed=seed, searcher=searcher, pruner=pruner, limits=limits, merit=crossing
+    ).run()
+    return min(merit for time, _, merit in done.times if time <= end)
+
+
+def test_promotion_beats_full_training_at_a_quarter_of_the_budget():
+    full = [best_at(Never(27), seed, 0.25) for seed in range(10)]
+    halved = [best_at(Asha(27), seed, 0.25) for seed in range(10)]
+    assert np.median(halved) < 0.8 * np.median(full)
+
+
+def test_curves_of_that_check_do_cross():
+    fast = {"rate": 1e-1, "width": 90, "depth": 3, "kind": "b"}
+    slow = {"rate": 1e-3, "width": 90, "depth": 3, "kind": "a"}
+    assert crossing(fast, 3) < crossing(slow, 3)
+    assert crossing(fast, 27) > crossing(slow, 27)

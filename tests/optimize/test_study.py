@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,8 @@ def put(folder, data: bytes):
 def test_what_was_appended_is_read_back(tmp_path):
     asked = {"event": "asked", "trial": 0, "params": {"x": 0.1 + 0.2, "k": None, "b": True}}
     with Study.create(tmp_path, HEADER) as study:
-        study.append(asked)
+        (written,) = study.append(asked)
+    assert written == asked | {"at": pytest.approx(time.time(), abs=60)}
     with Study.open(tmp_path, HEADER) as study:
         assert study.trials[0].params == asked["params"]
         assert [record["event"] for record in study.records()] == ["header", "asked", "restored"]
