@@ -44,7 +44,7 @@ def test_children_come_from_the_best() -> None:
     bad = [Told(9 + i, {"x": -1.0, "k": 1 + i, "c": "d"}, 1.0) for i in range(40)]
     searcher = Genetic(SPACE, 0, population=4)
     children = [searcher.ask(trial, [*bad, *good], {}) or {} for trial in range(100, 140)]
-    assert sum(one["c"] == "b" for one in children) > 20
+    assert sum(one["x"] == pytest.approx(0.3) for one in children) > 8  # the others are mutated
 
 
 def test_a_population_of_one_is_refused() -> None:
