@@ -57,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         mark_up()
     try:
         with ulfm.losses(comm):
-            return _run(options, comm)
+            return link.leave(_run(options, comm))
     except NNLOError as error:
         left = ulfm.survivors(comm)
         code = _tell(error, left is None or left.rank == 0)
         ulfm.survivors(left)  # all have heard it before the launcher sees an exit code
-        return code
+        return link.leave(code)
     except ulfm.PeersLost:
         _tell(RanksLost("no rank must die before the training begins, got that; start again"))
         link.abort(AGAIN)

@@ -4,6 +4,7 @@ With ``ulfm`` the only file of the package that imports mpi4py.
 """
 
 import atexit
+import logging
 import os
 import signal
 import socket
@@ -88,6 +89,20 @@ def _take_over_the_end() -> None:
         mpi4py.rc.finalize = False
     else:  # its own end is settled
         atexit.register(_limit_the_end)
+
+
+def leave(code: int) -> int:
+    """End a fault-tolerant job's process at once; else return ``code``.
+
+    ``python -m mpi4py`` would finalize, which may hang, and abort for a code that is not 0, of
+    which mpirun says 0 then.
+    """
+    if is_fault_tolerant() and "mpi4py.MPI" in sys.modules:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _limit_the_end() -> None:
