@@ -27,8 +27,8 @@ FORWARDED = (signal.SIGUSR1, signal.SIGUSR2)
 ESCALATION = ((0.0, signal.SIGUSR1), (4.0, signal.SIGTERM), (4.7, signal.SIGKILL))
 HURRIED = ((0.0, signal.SIGTERM), (0.7, signal.SIGKILL))
 POLL_S = 0.02
-LOOK_S = 0.5
-"""Between two looks at ranks that start."""
+LOOK_S = 0.02
+"""Between two looks at ranks that start: one that has not been seen is not missed."""
 OURS = {"TrainingDriver", "nnlo.cli.train"}
 """Programs that say when their ranks have met."""
 # Where Open MPI 5 puts its files. By itself it names the folder after mpirun's process id, and
@@ -258,7 +258,7 @@ class Starting:
         if folder is None or self.lost or now - self._looked < LOOK_S:
             return False
         self._looked = now
-        before, self._known = self._known, set(_members(self._launcher, parent=self._launcher))
+        before, self._known = self._known, _children(self._launcher)
         self.lost = any(not is_up(folder, pid) for pid in before - self._known)
         return self.lost
 
@@ -324,14 +324,21 @@ def _kill_session(session: int) -> None:
         time.sleep(POLL_S)
 
 
-def _members(session: int, parent: int | None = None) -> list[int]:
-    """Return the processes of a session (of a parent in it) that still run; none where there is
-    no ``/proc``."""
+def _children(parent: int) -> set[int]:
+    """Return the processes that any thread of ``parent`` has started and not yet buried."""
+    found: set[int] = set()
+    for path in Path("/proc").glob(f"{parent}/task/*/children"):
+        with suppress(OSError):  # that thread has just ended
+            found.update(map(int, path.read_text().split()))
+    return found
+
+
+def _members(session: int) -> list[int]:
+    """Return the processes of a session that still run; none where there is no ``/proc``."""
     members = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, above, _, its_session = entry.read_text().rpartition(")")[2].split()[:4]
-            is_asked = parent in (None, int(above))
-            if int(its_session) == session and state != "Z" and is_asked:
+            state, _, _, its_session = entry.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
                 members.append(int(entry.parent.name))
     return members

@@ -221,7 +221,7 @@ def test_a_later_mpirun_with_the_same_process_id_meets_no_files_of_a_killed_one(
 def test_a_rank_that_dies_before_it_is_up_is_lost(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(job, "LOOK_S", 0.0)
     there = {11, 12, 13}
-    monkeypatch.setattr(job, "_members", lambda *_, **__: there)
+    monkeypatch.setattr(job, "_children", lambda _: there)
     starting, other = Starting(10, tmp_path), Starting(10, None)
     assert not starting.look()
     (tmp_path / "up-11").touch()
@@ -232,3 +232,10 @@ def test_a_rank_that_dies_before_it_is_up_is_lost(tmp_path: Path, monkeypatch) -
     assert not starting.look()
     assert starting.lost
     assert not other.look()
+
+
+def test_children_are_known_to_the_kernel() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert child.pid in job._children(os.getpid())
+        child.kill()
+    assert child.pid not in job._children(os.getpid())
