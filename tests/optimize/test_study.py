@@ -185,3 +185,26 @@ def test_every_proposal_of_a_log_can_be_proposed_again(pruner):
     whole = Simulation(6, 40, pruner=pruner, faults=faults, past=past).run()
     assert unlike(whole.records, Guess()) == []
     assert len(unlike(whole.records, Guess(seed=1))) == 40
+
+
+def write_for_ever(folder):
+    with Study.open(folder, HEADER) as study:
+        while True:
+            study.append({"event": "asked", "trial": len(study.trials), "params": {"x": 0.5}})
+
+
+def test_a_writer_that_is_killed_again_and_again_loses_nothing(tmp_path):
+    Study.create(tmp_path, HEADER).close()
+    fork = multiprocessing.get_context("fork")
+    n_before = 0
+    for i in range(8):
+        writer = fork.Process(target=write_for_ever, args=(tmp_path,))
+        writer.start()
+        writer.join(0.05 + 0.013 * i)
+        writer.kill()
+        writer.join(20)
+        asked = [one for one in read(tmp_path / "study.log") if one["event"] == "asked"]
+        assert [one["trial"] for one in asked] == list(range(len(asked)))
+        assert len(asked) >= n_before
+        n_before = len(asked)
+    assert n_before > 0
