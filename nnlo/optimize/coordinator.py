@@ -167,15 +167,13 @@ class Coordinator:
             self._fail(event.trial, f"its merit was {bad[0]}", "nan")
             return
         trial = self.trials[event.trial]
-        epochs = event.epochs or self._pruner.epochs
-        self._curves.put(trial.number, epochs, event.merit)
         self._write(
             "finished",
             trial=trial.number,
             merit=float(event.merit),
             merits=[float(merit) for merit in event.merits],
             metrics=_plain(event.metrics),
-            epochs=epochs,
+            epochs=event.epochs or self._pruner.epochs,
             seconds=event.seconds,
             files=dict(event.files),
         )

@@ -257,6 +257,19 @@ def test_a_search_killed_anywhere_goes_on_without_repeating_a_finished_trial(see
     assert set(ends(rest.records).values()) == {1}
 
 
+@pytest.mark.parametrize("pruner", [Asha(9), Asha(9, pauses=False), Median(9)])
+def test_a_restored_coordinator_decides_as_the_one_that_was_killed(pruner):
+    part = Simulation(4, 60, pruner=pruner, stop_after=150).run()
+    again = Coordinator(Guess(), Limits(60), pruner, part.records)
+    for number in {one.trial for one in part.starts}:
+        for epoch in (1, 3):
+            if epoch in part.coordinator.trials[number].curve:
+                verdict = pruner.judge(number, epoch, part.coordinator._curves)
+                assert pruner.judge(number, epoch, again._curves) == verdict
+    before = pruner.promoted(part.coordinator._curves, is_last=True)
+    assert pruner.promoted(again._curves, is_last=True) == before
+
+
 def test_a_restored_trial_trains_from_its_newest_checkpoint():
     part = Simulation(4, 12, epochs=8, stop_after=50).run()
     saved = {one.number: one.saved_epoch for one in part.coordinator.trials.in_flight()}
