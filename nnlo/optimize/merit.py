@@ -108,7 +108,7 @@ def own_merit(function: Callable[[Any], Any], history: Any) -> tuple[float, ...]
     several = answer if isinstance(answer, Sequence) else (answer,)
     try:
         if isinstance(answer, str):
-            raise TypeError("a text")  # noqa: TRY301, TRY004
+            raise TypeError("a text")  # noqa: TRY301
         merits = tuple(float(one) for one in several)
     except (TypeError, ValueError) as error:
         raise ConfigError(
