@@ -254,9 +254,13 @@ def host() -> str:
     return socket.gethostname()
 
 
-def broadcast(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
-    """Bring rank 0's ``vector`` to all ranks."""
-    wait(comm.Ibcast(vector, 0))
+def broadcast(
+    comm: "MPI.Intracomm",
+    vector: np.ndarray[Any, Any],
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
+    """Bring rank 0's ``vector`` to all ranks; ``meanwhile`` as in ``wait``."""
+    wait(comm.Ibcast(vector, 0), meanwhile)
 
 
 def broadcast_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
@@ -264,9 +268,14 @@ def broadcast_long(comm: "MPI.Intracomm", vector: np.ndarray[Any, Any]) -> None:
     comm.Bcast(vector, 0)
 
 
-def add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> None:
-    """Put the sums over all ranks in place of ``numbers``, without burning a core."""
-    wait(begin_to_add_up(comm, numbers))
+def add_up(
+    comm: "MPI.Intracomm",
+    numbers: np.ndarray[Any, Any],
+    meanwhile: Callable[[], None] | None = None,
+) -> None:
+    """Put the sums over all ranks in place of ``numbers``, without burning a core; ``meanwhile``
+    as in ``wait``."""
+    wait(begin_to_add_up(comm, numbers), meanwhile)
 
 
 def begin_to_add_up(comm: "MPI.Intracomm", numbers: np.ndarray[Any, Any]) -> "MPI.Request":

@@ -87,6 +87,11 @@ class Master:
         return self._base_rate
 
     @property
+    def lost(self) -> tuple[int, ...]:
+        """Children whose work others have taken over."""
+        return tuple(self.crew.lost) if self.crew is not None else ()
+
+    @property
     def active(self) -> frozenset[int]:
         """Children that have not left."""
         return frozenset(self._protocol.active)

@@ -303,7 +303,8 @@ class Parts:
         if self.topology.has_master:
             return None
         prepared = self.prepared
-        return make_reducer(self.job.algo, prepared.adapter, prepared.ring, prepared.beside)
+        ring = make_reducer(self.job.algo, prepared.adapter, prepared.ring, prepared.beside)
+        return ring and ring.watched_by(prepared.watch, self.topology.trainers)
 
     def worker(self) -> Worker:
         """This rank's worker, or its part of one."""

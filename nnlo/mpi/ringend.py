@@ -1,5 +1,6 @@
 """The members' end of a ring over MPI: they reduce among themselves, their leader exchanges."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ from nnlo.mpi import link, ulfm
 from nnlo.mpi.failure import read_failure
 from nnlo.mpi.frame import HEADER_BYTES, N_TIMES, Flag, Frame, Header, Kind
 from nnlo.mpi.refusal import pack_refusals, read_extra
+from nnlo.mpi.standstill import name_ranks
+from nnlo.mpi.watch import Watch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -41,6 +44,13 @@ class RingEnd:
         self._ring = ring
         self._down = down
         self._parent = parent
+        self._watch, self._others = Watch(), ""
+
+    def watched_by(self, watch: Watch, members: Collection[int]) -> "RingEnd":
+        """Tell ``watch`` when this rank waits for ``members``, as users number them; returns
+        itself."""
+        self._watch, self._others = watch, f"a reduction with {name_ranks(members)}"
+        return self
 
     def exchange(self, up: Frame) -> Frame:
         """Reduce ``up`` in place, or have it answered; its kind says which.
@@ -72,7 +82,9 @@ class RingEnd:
         votes[_FAILED] = header.kind is Kind.ERROR
         votes[_REFUSED] = bool(header.flags & Flag.REFUSED)
         votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
-        link.add_up(self._ring, votes)
+        with self._watch.waiting(self._others):
+            link.add_up(self._ring, votes, self._watch.poll)
+        self._watch.moved()
         return votes
 
     def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:
@@ -113,7 +125,8 @@ class RingEnd:
     def _share_answer(self) -> Frame:
         """Bring what the leader has been answered to all members."""
         down = self._down
-        link.broadcast(self._ring, down.buffer[:HEADER_BYTES])
+        with self._watch.waiting(f"an answer, which comes by {self._others}"):
+            link.broadcast(self._ring, down.buffer[:HEADER_BYTES], self._watch.poll)
         if down.header.kind is Kind.WEIGHTS:
             link.broadcast_long(self._ring, down.vector)
         return down

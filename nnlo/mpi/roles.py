@@ -21,6 +21,7 @@ from nnlo.mpi.root import Root
 from nnlo.mpi.serve import ignored_signals, relay, serve
 from nnlo.mpi.setup import together
 from nnlo.mpi.slices import SliceReader, SlicesEnd, WholeMaster, serve_slice
+from nnlo.mpi.standstill import name_ranks
 from nnlo.mpi.worker import Worker
 
 if TYPE_CHECKING:
@@ -150,12 +151,16 @@ def work(parts: Parts) -> None:
     leads = parts.rank in (*parts.topology.leaders, *parts.topology.spares)
     parent: ChildEnd | SlicesEnd | None = None
     if leads and parts.topology.n_shards > 1:
-        parent = SlicesEnd(comm, parts.slices, size, rate)
+        parent = SlicesEnd(comm, parts.slices, size, rate, prepared.watch)
     elif leads:
         above = parts.topology.parent(parts.rank)
         parent = ChildEnd(comm, above, Frame(size), prepared.watch)
-    ring = None if prepared.ring is None else RingEnd(prepared.ring, Frame(size), parent)
-    exchange = ring.exchange if ring is not None else parent.exchange  # type: ignore[union-attr]
+    exchange = parent.exchange if parent is not None else None
+    if prepared.ring is not None:
+        ring = RingEnd(prepared.ring, Frame(size), parent)
+        members = parts.topology.worker_of(parts.rank)
+        exchange = ring.watched_by(prepared.watch, members).exchange
+    assert exchange is not None
     with ignored_signals(), closing(worker.run(prepared.weights)) as run:
         try:
             message = next(run)
@@ -216,6 +221,14 @@ def finish(root: Root, master: Master) -> None:
     """After the last message: raise what has ended the run, or finish the history."""
     if master.error is not None:
         raise master.error
+    if lost := master.lost:
+        log.warning(
+            "went on without %s: %d samples have had their turn, once each, %.2f epochs of %d",
+            name_ranks(lost),
+            round(root.progress * root.n_samples),
+            root.progress,
+            root.n_samples,
+        )
     root.finish(master)
 
 

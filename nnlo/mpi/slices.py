@@ -20,6 +20,8 @@ from nnlo.mpi import link, ulfm
 from nnlo.mpi.ends import ChildEnd, ParentEnd
 from nnlo.mpi.frame import HEADER_BYTES, Flag, Frame, Header, Kind, pack_arrays, unpack_arrays
 from nnlo.mpi.master import Master
+from nnlo.mpi.standstill import name_ranks
+from nnlo.mpi.watch import Watch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -77,12 +79,19 @@ def join_states(states: Sequence[State], slices: Sequence[Slice]) -> State:
 class SlicesEnd:
     """A worker's end towards several masters, rank i with slice i: all at once, each way.
 
-    size: of the whole vector. rate: the first factor on learning rates.
+    size: of the whole vector. rate: the first factor on learning rates. watch: is told of the
+    waiting.
     """
 
     def __init__(
-        self, comm: "MPI.Intracomm", slices: Sequence[Slice], size: int, rate: float
+        self,
+        comm: "MPI.Intracomm",
+        slices: Sequence[Slice],
+        size: int,
+        rate: float,
+        watch: Watch | None = None,
     ) -> None:
+        self._watch = watch or Watch()
         self._comm = comm
         self._slices = slices
         # The headers of all masters, 64 bytes each, and behind them the whole vector.
@@ -112,8 +121,9 @@ class SlicesEnd:
             requests.append(link.receive_parts(self._comm, parts, rank))
         for rank, piece in enumerate(self._slices):
             requests.append(link.send_parts(self._comm, self._parts(up, rank, piece), rank))
-        for request in requests:
-            link.wait(request)
+        with self._watch.waiting(name_ranks(range(len(self._slices)))):
+            for request in requests:
+                link.wait(request, self._watch.poll)
 
     def _head(self, rank: int) -> NDArray[np.uint8]:
         return self.down.buffer[rank * HEADER_BYTES : (rank + 1) * HEADER_BYTES]

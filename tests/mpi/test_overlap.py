@@ -139,7 +139,9 @@ def test_buckets_begin_in_order_whatever_comes_first(ring):
 @pytest.mark.parametrize("n_samples", [0, 4])
 def test_what_has_not_begun_is_reduced_at_the_exchange(ring, monkeypatch, n_samples):
     votes = np.array([8.0, 0.0, 0.0, 0.0, 1.0])  # four more samples elsewhere
-    monkeypatch.setattr(link, "add_up", lambda comm, sums: np.copyto(sums, votes[: len(sums)]))
+    monkeypatch.setattr(
+        link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes[: len(sums)])
+    )
     up = Frame(65, 3)
     up.vector[:] = 16.0
     up.header = Header(Kind.REDUCE, n_samples=n_samples)
@@ -152,7 +154,7 @@ def test_what_has_not_begun_is_reduced_at_the_exchange(ring, monkeypatch, n_samp
 
 def test_a_member_that_fails_joins_what_others_have_begun(ring, monkeypatch):
     votes = np.array([4.0, 0.0, 1.0, 0.0, 1.0])
-    monkeypatch.setattr(link, "add_up", lambda comm, sums: np.copyto(sums, votes))
+    monkeypatch.setattr(link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes))
     up = Frame(65, 3)
     up.header = Header(Kind.REDUCE, n_samples=4)
     ring.end._ring.gather = lambda message, root: None  # as on a rank that is not the first
