@@ -147,7 +147,7 @@ def send(pids: Iterable[int], number: int) -> None:
 
 
 def cut_newest_checkpoint(folder: Path) -> None:
-    """Leave half of it."""
+    """Leave half of it, where there is one before it."""
     files = sorted((folder / "runs").glob("*/checkpoints/cp-*.npz"))
-    if files:
+    if len(files) > 1:
         os.truncate(files[-1], files[-1].stat().st_size // 2)
