@@ -13,8 +13,10 @@ DEFINITIONS := pyproject.toml setup.py constraints.txt
 train: $(VENV)/train.stamp
 	$(BIN)/nnlorun -n 3 TrainingDriver --model digits --epochs 40
 
+# What starts ranks itself must have the cores for itself.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not distributed" --numprocesses 2
+	$(BIN)/python -m pytest -m distributed
 
 check: lint types test wheel
 

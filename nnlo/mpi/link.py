@@ -233,6 +233,8 @@ def agree(comm: "MPI.Intracomm | None", error: NNLOError | None) -> None:
         if error is not None:
             raise error
         return
+    # Some build and import for seconds, and a blocking call would take them a core meanwhile.
+    barrier(comm)
     found = comm.allgather(None if error is None else (type(error), str(error)))
     bad = [(rank, *entry) for rank, entry in enumerate(found) if entry is not None]
     if not bad:

@@ -35,6 +35,13 @@ START_LIMIT_S = 180.0
 """What a start may take on a busy machine; pytest-timeout ends the whole test at 300."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder start ranks."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("distributed")
+
+
 _PYTHON = [Path(sys.executable).name]
 
 
