@@ -61,6 +61,7 @@ LOW = {
     "nnlo.mpi.vigil": (),
     "nnlo.mpi.link": ("nnlo.mpi.frame", "nnlo.mpi.protocol"),
     "nnlo.optimize.dimensions": (),
+    "nnlo.optimize.folds": (),
     "nnlo.optimize.forms": ("nnlo.optimize.dimensions",),
     "nnlo.optimize.space": ("nnlo.optimize.dimensions", "nnlo.optimize.forms"),
     "nnlo.optimize.searcher": ("nnlo.optimize.dimensions", "nnlo.optimize.space"),
