@@ -48,8 +48,8 @@ def main() -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--seeds", type=numbers, default=range(224), metavar="A-B", help="runs with a fault")
-    add("--undisturbed", type=numbers, metavar="A-B", help="runs without one, to compare with")
+    add("--seeds", type=numbers, default=range(224), metavar="A-B,C", help="runs with a fault")
+    add("--undisturbed", type=numbers, metavar="A-B,C", help="runs without one, to compare with")
     add("--jobs", type=int, default=2, help="runs at a time (default 2)")
     add("--results", type=Path, default=Path("faults.jsonl"), help="a line for each run")
     add("--keep", type=Path, help="where the folders of runs with problems go")
@@ -59,10 +59,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def numbers(text: str) -> range:
-    """``a-b`` or ``a``, b among them."""
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
+def numbers(text: str) -> list[int]:
+    """``a-b``, b among them, or ``a``, or several of these with commas between."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 # Many runs ------------------------------------------------------------------------------------
@@ -113,7 +116,7 @@ SMALL = [
     cases.Case(3, "star", "downpour", "none", 2, 0, 1.0),
 ]
 """A synchronous star, and a single worker: what is restored there must be exact."""
-EXACT_EPOCHS = 150
+EXACT_EPOCHS = 60
 
 
 def exact(case: cases.Case, options: argparse.Namespace) -> bool:
@@ -148,11 +151,10 @@ def exact(case: cases.Case, options: argparse.Namespace) -> bool:
 
 
 def await_training(run: Run, folder: Path, chance: random.Random) -> bool:
-    """Wait till training goes on and for a random time more; False where the run has ended."""
-    known = {*(folder / "trace").iterdir()}
-    while run.process.poll() is None and {*(folder / "trace").iterdir()} == known:
+    """Wait till up to three more epochs have been done; False where the run has ended."""
+    target = injector.progress(folder) + chance.uniform(0.0, 3.0) / cases.EPOCHS
+    while run.process.poll() is None and injector.progress(folder) < target:
         time.sleep(0.01)
-    time.sleep(chance.uniform(0.0, 4.0))
     return run.process.poll() is None
 
 
