@@ -22,7 +22,6 @@ from tests.distributed.cases import (
     FAULTS,
     N_TRAIN,
     ORDERED,
-    TRAINING_S,
     Case,
     draw,
 )
@@ -226,10 +225,8 @@ def _judge_samples(
 
 
 def _judge_last_start(verdict: Verdict, folder: Path, n_epochs: int) -> None:
-    newest = max(path.stat().st_mtime for path in (folder / "trace").iterdir())
-    first = newest - 1.5 * TRAINING_S * EPOCHS  # the processes of the last start
-    names = [path for path in (folder / "trace").iterdir() if path.stat().st_mtime > first]
-    seen = trained(folder, names[-verdict.case.n_ranks :])
+    files = sorted((folder / "trace").iterdir(), key=lambda file: file.stat().st_mtime)
+    seen = trained(folder, files[-verdict.case.n_trainers :])
     times = min(seen.get(index, 0) for index in range(N_TRAIN))
     verdict.expect(times >= n_epochs, "lost", f"{times} times in the last start, not {n_epochs}")
 
