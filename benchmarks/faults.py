@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,10 @@ def main() -> int:
     if options.table:
         print(table(read(options.table)))
         return 0
-    if options.exact or options.overhead:
-        ask = exact if options.exact else overhead
-        return int(not all([ask(case, options) for case in SMALL]))
+    if options.exact:
+        return int(not all([exact(case, options.exact) for case in SMALL]))
+    if options.overhead:
+        return int(not overhead(SMALL[1], options.overhead))
     draw = cases.undisturbed if options.undisturbed else cases.draw
     seeds = options.undisturbed or options.seeds
     records = campaign(draw, seeds, options.jobs, options.results, options.keep)
@@ -119,7 +119,7 @@ SMALL = [
 EXACT_EPOCHS = 60
 
 
-def exact(case: cases.Case, options: argparse.Namespace) -> bool:
+def exact(case: cases.Case, n_kills: int) -> bool:
     """Kill all processes of a run at random moments, restore it, compare with an undisturbed one.
 
     In turn nnlorun is left alone and starts the run again by --max-restarts, or is killed too.
@@ -140,7 +140,7 @@ def exact(case: cases.Case, options: argparse.Namespace) -> bool:
             n_starts += 1
             try:
                 for spared in ([run.process.pid], []):
-                    if n_killed < options.exact and await_training(run, cut, chance):
+                    if n_killed < n_kills and await_training(run, cut, chance):
                         injector.send(set(run.processes()) - set(spared), signal.SIGKILL)
                         n_killed += 1
                 code = run.ended(300.0).code
@@ -199,14 +199,13 @@ def compare(case: cases.Case, n_killed: int, one: Record, other: Record) -> bool
     return not unequal
 
 
-def overhead(case: cases.Case, options: argparse.Namespace) -> bool:
+def overhead(case: cases.Case, n_pairs: int) -> bool:
     """Samples per second with --fault-tolerant against those without, in turn."""
-    case = replace(case, n_ranks=2)  # as many as there are cores
     ratios = {}
     for width in (32, 20_000):
-        epochs = 60 if width == 32 else 12
+        epochs = 40 if width == 32 else 6
         found = []
-        for index in range(options.overhead):
+        for index in range(n_pairs):
             turn = (True, False) if index % 2 else (False, True)
             rates = {tolerant: rate(case, width, epochs, tolerant) for tolerant in turn}
             found.append(rates[True] / rates[False])
