@@ -221,7 +221,7 @@ def overhead(case: cases.Case, n_pairs: int) -> bool:
 
 def rate(case: cases.Case, width: int, epochs: int, tolerant: bool) -> float:
     """Samples per second of the epochs after the first, which compiles."""
-    words = ("--epochs", epochs, "--param", f"width={width}")
+    words = ("--epochs", epochs, "--param", "pause=0", f"width={width}")
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         injector.write_data(Path(name))
         wait(injector.begin(case, Path(name), *words, tolerant=tolerant))
