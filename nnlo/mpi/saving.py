@@ -6,6 +6,7 @@ optimizer), which comes with its next message. When all have come, and the epoch
 with them, the file is written in the background.
 """
 
+import json
 import logging
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ def check(checkpoint: Checkpoint, name: str) -> None:
 class Draft:
     """A checkpoint in the making.
 
-    results: history, best weights and learning rate, None until the epoch is validated.
+    ranks: the books of that moment; those of the history go on while it is validated. results:
+    history, best weights and learning rate, None until the epoch is validated.
     """
 
     epoch: int
@@ -56,6 +58,7 @@ class Draft:
     arrays: Arrays
     meta: dict[str, Any]
     waiting: set[int]
+    ranks: dict[str, Any] | None = None
     states: dict[int, bytes] = field(default_factory=dict)
     results: tuple[str, NDArray[np.float32] | None, float] | None = None
 
@@ -169,6 +172,8 @@ class Saver:
     def _write(self, draft: Draft) -> None:
         assert draft.results is not None
         history, best, rate = draft.results
+        if draft.ranks is not None:
+            history = json.dumps(json.loads(history) | {"ranks": draft.ranks}, indent=1)
         arrays = dict(draft.arrays)
         if best is not None:
             arrays["best"] = best

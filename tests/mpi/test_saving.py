@@ -263,3 +263,13 @@ def test_a_synchronous_run_interrupted_after_any_round_equals_the_undisturbed_on
     name = job.files()[-1]
     again = Job(n_epochs=4, batch=3, restore=job.checkpoint(name), **RUNS[case]).run()
     assert_same(again, undisturbed)
+
+
+def test_the_books_are_those_of_the_version_that_is_saved(tmp_path):
+    """While the validation ran, a worker has gone on and the history with it."""
+    saver = Saver(CheckpointStore(tmp_path / "cp"), Background(in_line=True), {})
+    then, now = {"1": [{"epoch": 1}]}, {"1": [{"epoch": 1}, {"epoch": 2}]}
+    saver.begin(Draft(1, 10, {"weights": WEIGHTS}, {}, set(), then))
+    saver.validated(1, json.dumps({"ranks": now}), None, 0.1)
+    saver.poll(frozenset())
+    assert json.loads(read(tmp_path / "cp-00001.npz").meta["history"])["ranks"] == then
