@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError, Future
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,6 @@ class Root:
         self._earlier_ranks: dict[str, list[Record]] = {}
         self._started = self._epoch_started = 0.0
         self._master: Master | None = None
-        self._rows_then: dict[str, list[Record]] = {}  # of the ranks, when the draft was made
         self._is_captured = False
 
     @property
@@ -174,8 +172,6 @@ class Root:
         if self._saver and (epoch // every > before // every or last):
             self._saver.poll(master.active)
             draft = self._draft(master)
-            # Updates of the next epoch are counted before this one is validated.
-            self._rows_then = copy.deepcopy(self.history.ranks)
             if is_sound(draft):
                 master.ask_states(self._saver.begin(draft))
         every = plan.validate_every
@@ -261,8 +257,7 @@ class Root:
                 self.stop(master, str(stopper))
         if self._saver:
             rate = master.half.learning_rate  # a callback may just have changed it
-            text = self._history_text(self._rows_then)
-            self._saver.validated(record["epoch"], text, self.best, rate)
+            self._saver.validated(record["epoch"], self._history_text(), self.best, rate)
 
     # The run ----------------------------------------------------------------------------------
 
@@ -348,10 +343,9 @@ class Root:
         places = [self._places.get(child, 0) for child in master.active]
         return max(min(places, default=self._epoch), self._first_epoch)
 
-    def _history_text(self, ranks: dict[str, list[Record]] | None = None) -> str:
-        """The history of now, or with the rows of ``ranks`` as they were."""
+    def _history_text(self) -> str:
         self.history.train_time_s = self._earlier_s + time.perf_counter() - self._started
-        return (self.history if ranks is None else replace(self.history, ranks=ranks)).to_json()
+        return self.history.to_json()
 
     def _draft(self, master: Master) -> Draft:
         state = {f"algo/{name}": np.copy(value) for name, value in master.state().items()}
