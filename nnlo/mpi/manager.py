@@ -19,11 +19,13 @@ from nnlo.mpi.evaluate import Recalibration
 from nnlo.mpi.master import Master
 from nnlo.mpi.parts import Parts
 from nnlo.mpi.plan import Listener
+from nnlo.mpi.prepared import Job, Prepared
 from nnlo.mpi.regroup import Ranks
 from nnlo.mpi.root import Root
+from nnlo.mpi.rootparts import make_root
 from nnlo.mpi.serve import signals
-from nnlo.mpi.settings import RunSettings, check_shape
-from nnlo.mpi.setup import Job, Prepared, build, deal, together
+from nnlo.mpi.settings import RunSettings, make_topology
+from nnlo.mpi.setup import build, deal, together
 from nnlo.mpi.topology import Topology
 from nnlo.spans import Span, Spans
 
@@ -88,15 +90,8 @@ class MPIManager:
             root_algo,
         )
         comm = None if comm is None or comm.size == 1 else comm
-        topology = Topology(
-            1 if comm is None else comm.size,
-            self.settings.num_masters,
-            self.settings.num_processes,
-            self.settings.num_shards,
-            algo.has_master,
-            self.settings.spares,
-        )
-        check_shape(topology, self.settings, algo, root_algo)
+        n_ranks = 1 if comm is None else comm.size
+        topology = make_topology(n_ranks, self.settings, algo, root_algo)
         self._ranks = Ranks(comm, topology, self.settings.suspect_after)
         self._callbacks, self._listeners = tuple(callbacks), list(listeners)
         self._prepared: Prepared | None = None
@@ -274,23 +269,7 @@ class MPIManager:
             link.barrier(comm)
         if not self.spans.zero:
             self.spans.start()
-        match topology.role(self._ranks.rank):
-            case "alone":
-                assert root is not None
-                self._master = roles.train_alone(parts, root, self._earlier)
-            case "root":
-                assert root is not None
-                self._master = roles.lead(parts, root, self._earlier, self._abandon)
-            case "sub-master":
-                roles.stand_between(parts, self._keep_book)
-            case "shard":
-                roles.own_slice(parts)
-            case "replica":
-                self._master = roles.train_together(parts, root, self._earlier)
-            case "spare" if not topology.is_star:
-                roles.rest(parts)
-            case "leader" | "member" | "spare":
-                roles.work(parts)
+        self._master = roles.play(parts, root, self._earlier, self._abandon, self._keep_book)
 
     def _make_root(self, parts: Parts) -> Root | None:
         """The observer of rank 0; None elsewhere."""
@@ -300,7 +279,7 @@ class MPIManager:
             n_epochs = self.settings.num_epochs
             callbacks = KerasCallbacks(self._callbacks, parts.prepared.adapter, n_epochs)
             self._listeners.insert(0, callbacks)
-        self._root = parts.root(self._listeners)
+        self._root = make_root(parts, self._listeners)
         self._scope.close()
         self._scope.enter_context(self._root.background)
         self._scope.enter_context(signals(self._root))

@@ -10,29 +10,24 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from nnlo.algo.base import Algorithm
-from nnlo.checkpoint import CheckpointStore
 from nnlo.mpi import ulfm
 from nnlo.mpi.agenda import Position, Share, own_share
 from nnlo.mpi.branch import Branch, BranchPlan, load_branch_state
 from nnlo.mpi.crew import Crew
 from nnlo.mpi.ends import ParentEnd
-from nnlo.mpi.evaluate import Background, Recalibration, evaluate
+from nnlo.mpi.evaluate import Recalibration
 from nnlo.mpi.frame import Frame, Layout, up_frame
 from nnlo.mpi.guard import Guard, Keeper
 from nnlo.mpi.master import Master
 from nnlo.mpi.observer import Nobody, Observer
 from nnlo.mpi.outbox import Link
 from nnlo.mpi.overlap import EarlyMember, EarlyRing
-from nnlo.mpi.plan import Listener, RootPlan
+from nnlo.mpi.prepared import Job, Prepared
 from nnlo.mpi.reducer import make_reducer
 from nnlo.mpi.ring import Member
 from nnlo.mpi.ringend import RingEnd
-from nnlo.mpi.root import Root
-from nnlo.mpi.saving import Saver
-from nnlo.mpi.settings import RunSettings, make_protocol
-from nnlo.mpi.setup import Job, Prepared, identity
+from nnlo.mpi.settings import make_protocol
 from nnlo.mpi.slices import Slice, cut, cut_state
-from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.mpi.submaster import SubMaster
 from nnlo.mpi.topology import Topology
 from nnlo.mpi.vigil import Vigil
@@ -93,38 +88,6 @@ class Parts:
         """What each of several masters owns; one slice where there is one master."""
         return cut(self.prepared.adapter.manifest, self.topology.n_shards)
 
-    # The root ---------------------------------------------------------------------------------
-
-    def root(self, listeners: Sequence[Listener]) -> Root:
-        """The observer of rank 0."""
-        settings, names = self.job.settings, self.prepared.adapter.metric_names
-        # Where this rank trains as well, its one model can't be validated at the same time.
-        background = Background(self.rank in self.topology.trainers, self.spans)
-        known = [*names, *(f"val_{name}" for name in names if self.prepared.validation)]
-        monitor = settings.monitor
-        if monitor != RunSettings.monitor:  # the default is unused without validation
-            monitor = metric_name(monitor, known)
-        stoppers: list[EarlyStopping | Target] = []
-        if settings.early_stopping:
-            stoppers.append(EarlyStopping.parse(settings.early_stopping, known))
-        if settings.target_metric:
-            stoppers.append(Target.parse(settings.target_metric, known))
-        plan = RootPlan(
-            n_samples=self.job.data.n_samples,
-            n_epochs=settings.num_epochs,
-            metric_names=names,
-            validate=self._validator(background),
-            validate_every=settings.validate_every,
-            monitor=monitor,
-            larger_is_better=larger_is_better(monitor),
-            checkpoint_every=settings.checkpoint_interval,
-            stoppers=tuple(stoppers),
-            listeners=tuple(listeners),
-            max_refused=settings.max_refused,
-            number=self.topology.number,
-        )
-        return Root(plan, background, self._saver(background))
-
     @cached_property
     def recalibration(self) -> Recalibration | None:
         """What brings the state of weights up to date, where that is asked for."""
@@ -134,28 +97,6 @@ class Parts:
         data = copy.copy(self.job.data)
         data.set_shard(0, 1)
         return Recalibration(self.prepared.adapter, data, n_batches)
-
-    def _validator(self, background: Background) -> Callable[..., dict[str, float]] | None:
-        recalibrate = self.recalibration  # raises what there is to say before the start
-        if self.prepared.validation is None:
-            return None
-        return partial(
-            evaluate,
-            self.prepared.adapter,
-            self.prepared.validation,
-            is_cancelled=background.is_cancelled,
-            recalibrate=recalibrate,
-        )
-
-    def _saver(self, background: Background) -> Saver | None:
-        base = self.job.settings.checkpoint
-        if base is None:
-            return None
-        about = identity(self.job, self.prepared.adapter)
-        about["topology"] = self.topology.shape
-        store = CheckpointStore(base)
-        store.prepare()
-        return Saver(store, background, about)
 
     # Masters ----------------------------------------------------------------------------------
 
@@ -211,7 +152,6 @@ class Parts:
         shares: dict[int, list[Share]] = {rank: [] for rank in self.topology.spares}
         for shard, rank in enumerate(self.topology.leaders):
             shares[rank] = own_share(shard, self._start(rank), self.job.settings.num_epochs)
-        self.job.data.set_shard(0, len(shares) - len(self.topology.spares))
         return Crew(shares, self.job.data.n_batches)
 
     def _start(self, rank: int) -> Position:
@@ -318,7 +258,6 @@ class Parts:
         if prepared.own_state:
             start = load_worker_state(prepared.own_state, adapter, half, prepared.weights)
         if self.rank in topology.spares:
-            self.job.data.set_shard(0, len(topology.trainers))
             index, place = self.rank, None
         else:
             index, place = topology.trainers.index(self.rank), start

@@ -30,6 +30,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def play(
+    parts: Parts,
+    root: Root | None,
+    earlier: Root | None,
+    abandon: Callable[[], None],
+    keep: Callable[[History], None],
+) -> Master | None:
+    """Do this rank's part; returns the master of rank 0, and of a rank without one above.
+
+    root: on rank 0; earlier: the one before it, see Root.begin. abandon: called where others did
+    not end in time. keep: given a sub-master's book.
+    """
+    role = parts.topology.role(parts.rank)
+    if role == "alone":
+        assert root is not None
+        return train_alone(parts, root, earlier)
+    if role == "root":
+        assert root is not None
+        return lead(parts, root, earlier, abandon)
+    if role == "replica":
+        return train_together(parts, root, earlier)
+    if role == "sub-master":
+        stand_between(parts, keep)
+    elif role == "shard":
+        own_slice(parts)
+    elif role == "spare" and not parts.topology.is_star:
+        rest(parts)
+    else:
+        work(parts)
+    return None
+
+
 def train_alone(parts: Parts, root: Root, earlier: Root | None) -> Master:
     """Master and worker in one process; earlier: the root before this one, see Root.begin."""
     end = Loopback()

@@ -149,6 +149,22 @@ def make_protocol(
     )
 
 
+def make_topology(
+    n_ranks: int, settings: RunSettings, algo: Algorithm, root_algo: Algorithm | None
+) -> Topology:
+    """Who does what. Raises ConfigError where ranks and settings do not go together."""
+    topology = Topology(
+        n_ranks,
+        settings.num_masters,
+        settings.num_processes,
+        settings.num_shards,
+        algo.has_master,
+        settings.spares,
+    )
+    check_shape(topology, settings, algo, root_algo)
+    return topology
+
+
 def check_shape(
     topology: Topology, settings: RunSettings, algo: Algorithm, root_algo: Algorithm | None
 ) -> None:

@@ -5,24 +5,23 @@ Whatever is wrong on any rank is raised on all, as the same NNLOError.
 
 import copy
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nnlo.algo.base import Algorithm, State, Vector
+from nnlo.algo.base import Algorithm
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.data import Data
 from nnlo.errors import CheckpointError, ConfigError, ModelError, NNLOError, WorkerFailed
-from nnlo.model import ModelBuilder, build_adapter
+from nnlo.model import build_adapter
 from nnlo.model.adapter import ModelAdapter
 from nnlo.model.own_training import NO_GRADIENT, NO_TEST_STEP
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.fence import Process, Registry
 from nnlo.mpi.frame import pack_arrays
+from nnlo.mpi.prepared import Built, Job, Prepared, SavedMaster
 from nnlo.mpi.saving import check
-from nnlo.mpi.settings import RunSettings
 from nnlo.mpi.topology import Topology
 from nnlo.mpi.watch import Watch, start
 
@@ -30,79 +29,6 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the user handed over, the same on all ranks. root_algo: between the root and its
-    sub-masters, if that is another one."""
-
-    data: Data
-    algo: Algorithm
-    builder: ModelBuilder
-    loss: Any
-    train_list: Sequence[str]
-    val_list: Sequence[str]
-    settings: RunSettings
-    root_algo: Algorithm | None = None
-
-
-class SavedMaster(NamedTuple):
-    """What a checkpoint holds of the master half."""
-
-    arrays: State
-    base_learning_rate: float
-    learning_rate: float
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a rank makes once, whoever is lost later.
-
-    validation: data on rank 0, None elsewhere or without validation. first: on rank 0 the
-    checkpoint that the run goes on from, None elsewhere or without one. base_rate: the local
-    optimizer's rate as it was built; a schedule may change the adapter's.
-    """
-
-    adapter: ModelAdapter
-    validation: Data | None
-    first: Checkpoint | None
-    base_rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """What a rank starts with, and starts again with once ranks have been lost.
-
-    weights: the first ones, equal on all ranks. checkpoint: what rank 0 restores from.
-    master_state: of it, on ranks that have a master half like the root's. own_state: what this
-    rank does; ranks_restored: whether all of them do. first_epoch, version: where the run goes
-    on. state_bytes: room that a rank's local state needs in a message. ring: of the ranks that
-    make up this one's worker, None where it is alone. beside: the same ranks where there is no
-    master, for what goes on beside the ring.
-    """
-
-    built: Built
-    weights: Vector
-    checkpoint: Checkpoint | None
-    master_state: SavedMaster | None
-    own_state: dict[str, Any] | None
-    ranks_restored: bool
-    first_epoch: int
-    version: int
-    state_bytes: int
-    ring: "MPI.Intracomm | None"
-    beside: "MPI.Intracomm | None"
-    registry: Registry
-    watch: Watch
-
-    @property
-    def adapter(self) -> ModelAdapter:
-        return self.built.adapter
-
-    @property
-    def validation(self) -> Data | None:
-        return self.built.validation
 
 
 def build(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Built:
@@ -141,8 +67,11 @@ def deal(
     if comm is not None:
         link.broadcast(comm, weights)
         state_bytes = max(comm.allgather(state_bytes))
+    n_trainers = len(topology.trainers)
     if rank in topology.trainers:
-        _place(job, topology.trainers.index(rank), len(topology.trainers), adapter, epoch)
+        _place(job, topology.trainers.index(rank), n_trainers, adapter, epoch)
+    else:  # it may be given parts of others' shards, or divide them
+        job.data.set_shard(0, n_trainers)
     ring = _split(comm, topology)
     registry = Registry([Process.own()]) if comm is None else Registry.gather(comm)
     return Prepared(
