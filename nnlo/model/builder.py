@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,16 @@ from types import ModuleType
 from typing import Any
 
 from nnlo.errors import ConfigError, ModelError
+from nnlo.history import History
 
 DatasetName = str | tuple[str, Callable[..., Any]]
 """A dataset of the HDF5 files, or that and a function which its arrays go through."""
+
+Repair = Callable[[dict[str, Any]], dict[str, Any] | None]
+"""Gets hyper-parameters that it may change; returns them as they shall be, or None for no."""
+
+FigureOfMerit = Callable[[History], float | Sequence[float]]
+"""What a search minimises, a number or several, of a finished training."""
 
 
 class ModelBuilder(ABC):
@@ -49,6 +56,21 @@ class ModelBuilder(ABC):
     def parameter_range(self) -> list[Any]:
         """The scikit-optimize dimensions of the hyper-parameters, named as they are."""
         return []
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The hyper-parameters in order, for dimensions without a name."""
+        return ()
+
+    @property
+    def repair(self) -> Repair | None:
+        """What sets right, or rejects, parameters that a search has drawn."""
+        return None
+
+    @property
+    def figure_of_merit(self) -> FigureOfMerit | None:
+        """What a search minimises where the user names no metric."""
+        return None
 
     def train_files(self) -> list[str] | None:
         """Return the model's own training files, None if it has none."""
@@ -127,9 +149,10 @@ class ModelFromPython(ModelBuilder):
     """A file with ``get_model(**hyperparameters)``.
 
     It may also hold get_name(), get_train() and get_val() (lists of files), get_features() and
-    get_labels() (a dataset's name, or the name and a function), get_loss() (a name), and
-    ``get_model.parameter_range`` (a list of scikit-optimize dimensions). The file runs on first
-    use, under a module name that depends on its text alone, so that it is equal on all ranks.
+    get_labels() (a dataset's name, or the name and a function), get_loss() (a name), and for a
+    search ``get_model.parameter_range`` (a list of scikit-optimize dimensions), repair(params)
+    and figure_of_merit(history). The file runs on first use, under a module name that depends
+    on its text alone, so that it is equal on all ranks.
     """
 
     def __init__(self, file: str | Path, **hyperparameters: Any) -> None:
@@ -185,6 +208,22 @@ class ModelFromPython(ModelBuilder):
     def parameter_range(self) -> list[Any]:
         return list(getattr(self.module.get_model, "parameter_range", None) or ())
 
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        arguments = inspect.signature(self.module.get_model).parameters.values()
+        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return tuple(one.name for one in arguments if one.kind not in several)
+
+    @property
+    def repair(self) -> Repair | None:
+        hook: Repair | None = self._hook("repair")
+        return hook
+
+    @property
+    def figure_of_merit(self) -> FigureOfMerit | None:
+        hook: FigureOfMerit | None = self._hook("figure_of_merit")
+        return hook
+
     def train_files(self) -> list[str] | None:
         files = self._ask("get_train", None)
         return None if files is None else [str(one) for one in files]
@@ -199,6 +238,23 @@ class ModelFromPython(ModelBuilder):
             return default
         with _importable(self.file.parent):
             return hook()
+
+    def _hook(self, name: str) -> Any:
+        """Return the file's function ``name``, which may import what lies beside the file."""
+        function = getattr(self.module, name, None)
+        if function is None:
+            return None
+        if not callable(function):
+            raise ModelError(
+                f"{name} must be a function, got {function!r} in {self.file}; "
+                f"write def {name}(...) or take another name"
+            )
+
+        def call(argument: Any) -> Any:
+            with _importable(self.file.parent):
+                return function(argument)
+
+        return call
 
     def _execute(self, name: str) -> ModuleType:
         specification = importlib.util.spec_from_file_location(name, self.file)

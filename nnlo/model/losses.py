@@ -94,3 +94,14 @@ def plan(
         pairs += [(index, canonical_metric(name)) for name in chosen]
     names = [name if len(losses) == 1 else f"{name}_{index + 1}" for index, name in pairs]
     return losses, tuple(pairs), ("loss", *names)
+
+
+def metric_names(
+    loss: Loss | Sequence[Loss], metrics: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Return the names of the training metrics, "loss" first, before there is a model.
+
+    metrics: as in ``plan``. One loss: of a model with one output; a list: one for each.
+    Raise ConfigError for an unknown name.
+    """
+    return plan(loss, metrics, None)[2]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnlo.errors import ConfigError, ModelError
+from nnlo.history import History
 from nnlo.model import load_builder, zoo_names
 from nnlo.model.builder import ModelBuilder, ModelFromPython
 from nnlo.model.make import build_adapter, make_adapter
@@ -24,6 +25,10 @@ def get_val(): return ["c.h5"]
 def get_features(): return ("X", abs)
 def get_labels(): return "Y"
 def get_loss(): return "mse"
+def repair(params):
+    from sibling import WIDTH
+    return {**params, "scale": WIDTH} if params["scale"] else None
+def figure_of_merit(history): return 1 - history.values("val_auc")[-1]
 """
 
 
@@ -45,6 +50,25 @@ def test_python_file_tells_all_it_has(full):
     assert builder.parameter_range == ["dimension"]
 
 
+def test_python_file_repairs_parameters_and_rates_a_training(full):
+    builder = load_builder(full)
+    assert builder.parameter_names == ("scale", "shift")
+    assert builder.repair({"scale": 3, "shift": 1}) == {"scale": 21, "shift": 1}
+    assert builder.repair({"scale": 0, "shift": 1}) is None
+    assert builder.figure_of_merit(History(epochs=[{"val_auc": 0.75}])) == 0.25
+
+
+def test_arguments_that_take_any_name_are_no_parameters(tmp_path):
+    (tmp_path / "any.py").write_text("def get_model(width, *more, depth=1, **rest): return 1\n")
+    assert load_builder(tmp_path / "any.py").parameter_names == ("width", "depth")
+
+
+def test_hook_must_be_a_function(tmp_path):
+    (tmp_path / "odd.py").write_text("def get_model(): return 1\nrepair = {'width': 2}\n")
+    with pytest.raises(ModelError, match=r"repair must be a function, got {'width': 2} in"):
+        _ = load_builder(tmp_path / "odd.py").repair
+
+
 def test_python_file_needs_get_model_alone(tmp_path):
     (tmp_path / "bare.py").write_text("def get_model(): return 1\n")
     builder = load_builder(tmp_path / "bare.py")
@@ -52,6 +76,8 @@ def test_python_file_needs_get_model_alone(tmp_path):
     assert (builder.features, builder.labels) == ("features", "labels")
     assert builder.train_files() is None
     assert builder.val_files() is None
+    assert builder.parameter_names == ()
+    assert builder.repair is builder.figure_of_merit is None
 
 
 def test_folder_of_the_file_does_not_stay_on_the_path(full):
@@ -135,6 +161,11 @@ class Network(ModelBuilder):
         import torch
 
         return torch.nn.Linear(3, 2)
+
+
+def test_other_builders_have_no_say_in_a_search():
+    assert (Network().parameter_range, Network().parameter_names) == ([], ())
+    assert Network().repair is Network().figure_of_merit is None
 
 
 def test_equal_seeds_give_equal_first_weights():

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnlo.history import History
 from nnlo.model import load_builder
 from nnlo.model.losses import ALIASES, LOSSES, METRICS
 from nnlo.model.make import build_adapter
+from nnlo.optimize.space import Space
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "models.md").read_text()
@@ -20,6 +22,21 @@ def test_file_of_the_guide_is_a_model(tmp_path):
     builder = load_builder(tmp_path / "mine.py", width=8)
     assert builder.train_files() == ["train_0.h5", "train_1.h5"]
     assert build_adapter(builder).predict(np.zeros((2, 28, 28, 1))).shape == (2, 10)
+
+
+def test_searched_file_of_the_guide_repairs_what_is_drawn(tmp_path):
+    pytest.importorskip("keras")
+    text = re.search("```python\n(# searched.py.*?)```", GUIDE, re.DOTALL)[1]
+    (tmp_path / "searched.py").write_text(text)
+    builder = load_builder(tmp_path / "searched.py")
+    space = Space.from_range(builder.parameter_range, builder.parameter_names, builder.repair)
+    rng = np.random.default_rng(0)
+    drawn = [space.sample(rng) for _ in range(50)]
+    assert {one["width"] for one in drawn if one["n_layers"] == 1} == {8}
+    assert all(one["last_width"] <= one["width"] for one in drawn if one["n_layers"] > 1)
+    assert load_builder(tmp_path / "searched.py", **drawn[0]).build_model().count_params() > 0
+    epochs = [{"val_loss": 0.5}, {"val_loss": 0.25}, {"val_loss": 0.75}]
+    assert builder.figure_of_merit(History(epochs=epochs)) == 0.25
 
 
 def test_guide_names_every_loss_and_metric():

@@ -3,7 +3,7 @@ import pytest
 
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.fit import check_classes, fit_labels
-from nnlo.model.losses import LOSSES, METRICS, canonical_loss, plan
+from nnlo.model.losses import LOSSES, METRICS, canonical_loss, metric_names, plan
 
 CATEGORICAL, SPARSE, BINARY = LOSSES[:3]
 
@@ -76,6 +76,14 @@ def test_accuracy_is_the_metric_of_classification_only():
     assert plan(CATEGORICAL, None, 1)[2] == ("loss", "accuracy")
     assert plan("mse", None, 1)[2] == ("loss",)
     assert plan(CATEGORICAL, (), 1)[2] == ("loss",)
+
+
+def test_names_of_the_metrics_are_known_before_the_model():
+    assert metric_names(SPARSE) == ("loss", "accuracy")
+    assert metric_names("mae", ["mse"]) == ("loss", "mean_squared_error")
+    assert metric_names([BINARY, "mse"]) == ("loss", "accuracy_1")
+    with pytest.raises(ConfigError, match="got 'mes'"):
+        metric_names("mes")
 
 
 def test_metrics_of_several_outputs_are_numbered():
