@@ -3,22 +3,27 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nnlo.files import write_text
 from nnlo.optimize.trials import Trial
 
+_WIDTH = 24
+"""Letters of a value in a table for people."""
+
 
 def best_first(trials: Sequence[Trial]) -> list[Trial]:
-    """By merit, of equals the earlier one; those without a merit at the end.
+    """By merit, of equals the earlier one; those that have finished before all others.
 
     In a search for several merits the Pareto front comes first, then the rest, each by its
-    first merit.
+    first merit. A merit of fewer epochs is not comparable, so trials that were stopped or are
+    paused come behind; those without a merit are at the end.
     """
-    front = {trial.number for trial in pareto_front(trials)}
-    return sorted(trials, key=lambda one: (one.number not in front, *_merit_key(one), one.number))
+    return _sorted(trials, _front(trials))
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
@@ -26,15 +31,15 @@ def pareto_front(trials: Sequence[Trial]) -> list[Trial]:
 
     Empty in a search for one merit. Equal ones stay together.
     """
-    having = [trial for trial in trials if trial.merits and trial.state == "finished"]
-    return [one for one in having if not any(_dominates(other, one) for other in having)]
+    front = _front(trials)
+    return [trial for trial in trials if trial.number in front]
 
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     """One flat object a trial, best first: number, state, merit, merit_1 ... (of several),
     param_*, metric_*, epochs, attempts, seconds, kind and reason of a failure, file_*."""
-    front = {trial.number for trial in pareto_front(trials)}
-    return [_row(trial, trial.number in front) for trial in best_first(trials)]
+    front = _front(trials)
+    return [_row(trial, trial.number in front) for trial in _sorted(trials, front)]
 
 
 def to_json(trials: Sequence[Trial]) -> str:
@@ -69,9 +74,8 @@ def to_text(trials: Sequence[Trial], n: int = 20) -> str:
     names = list(dict.fromkeys(name for trial in chosen for name in trial.params))
     lines = [["trial", "state", "merit", "epochs", *names]]
     for one in chosen:
-        merit = (
-            "" if one.merit is None else " ".join(f"{m:.6g}" for m in one.merits or (one.merit,))
-        )
+        merits = one.merits or (() if one.merit is None else (one.merit,))
+        merit = " ".join(f"{number:.6g}" for number in merits)
         values = [_shown(one.params.get(name, "")) for name in names]
         lines.append([str(one.number), one.state, merit, str(one.epochs), *values])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -81,13 +85,29 @@ def to_text(trials: Sequence[Trial], n: int = 20) -> str:
     )
 
 
-def _merit_key(trial: Trial) -> tuple[bool, float]:
-    return (trial.merit is None, 0.0 if trial.merit is None else trial.merit)
+def _sorted(trials: Sequence[Trial], front: Collection[int]) -> list[Trial]:
+    def key(trial: Trial) -> tuple[bool, bool, bool, float, int]:
+        merit = trial.merit
+        later = (merit is None, trial.state != "finished", trial.number not in front)
+        return (*later, 0.0 if merit is None else merit, trial.number)
+
+    return sorted(trials, key=key)
 
 
-def _dominates(one: Trial, other: Trial) -> bool:
-    pairs = list(zip(one.merits, other.merits, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+def _front(trials: Sequence[Trial]) -> set[int]:
+    """Numbers of the trials on the Pareto front."""
+    having = [trial for trial in trials if trial.merits and trial.state == "finished"]
+    if not having:
+        return set()
+    having.sort(key=lambda trial: trial.merits)  # whoever beats a trial is before it now
+    merits = np.array([trial.merits for trial in having])
+    chosen: list[int] = []
+    for place, one in enumerate(merits):
+        others = merits[chosen]
+        is_beaten = (others <= one).all(axis=1) & (others < one).any(axis=1)
+        if not is_beaten.any():
+            chosen.append(place)
+    return {having[place].number for place in chosen}
 
 
 def _row(trial: Trial, is_in_front: bool) -> dict[str, Any]:
@@ -103,4 +123,7 @@ def _row(trial: Trial, is_in_front: bool) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = " ".join(str(value).split())
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

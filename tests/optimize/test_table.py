@@ -3,6 +3,9 @@
 import csv
 import json
 
+import numpy as np
+import pytest
+
 from nnlo.optimize.table import best_first, export, pareto_front, to_csv, to_text
 from nnlo.optimize.trials import Trial
 
@@ -32,6 +35,19 @@ def test_equal_trials_are_both_in_the_front():
     assert numbers(pareto_front([trial(0, 0.5, 0.5), trial(1, 0.5, 0.5)])) == [0, 1]
 
 
+def test_merits_of_fewer_epochs_come_behind_those_of_all():
+    trials = [trial(0, 0.1, state="stopped"), trial(1, 0.5), trial(2, 0.2, state="paused")]
+    assert numbers(best_first(trials)) == [1, 0, 2]
+
+
+@pytest.mark.parametrize("n_merits", [2, 3])
+def test_the_front_is_what_no_other_trial_beats(n_merits):
+    merits = np.random.default_rng(0).integers(0, 9, (200, n_merits)).astype(float)
+    trials = [trial(i, *some) for i, some in enumerate(merits)]
+    beaten = [((merits <= one).all(1) & (merits < one).any(1)).any() for one in merits]
+    assert numbers(pareto_front(trials)) == np.flatnonzero(~np.array(beaten)).tolist()
+
+
 def test_csv_has_a_column_for_each_field_of_any_trial():
     table = to_csv(
         [
@@ -58,3 +74,8 @@ def test_the_text_shows_the_best_in_aligned_columns():
         "trial  state     merit  epochs  x",
         "1      finished  0.25   0       0.1",
     ]
+
+
+def test_long_texts_are_cut_and_lines_joined():
+    text = to_text([trial(0, 0.5, params={"kind": "a\nb " * 9})])
+    assert text.splitlines()[1].endswith("  a b a b a b a b a b a b…")
