@@ -7,14 +7,15 @@ another coordinator goes on. The searcher sees results in their order and no tim
 results in equal order bring equal proposals.
 
 A block is free after Idle, Finished and Failed. One that was told ``pause``, ``suspend`` or
-``stop`` says Idle next. Each Reported is answered by one Verdict at once.
+``stop`` says Idle next; after Interrupted it may also have finished meanwhile. Each Reported is
+answered by one Verdict at once. Which trial is next is the matter of ``choice``.
 """
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
+from nnlo.optimize.choice import Choice
 from nnlo.optimize.events import (
     Action,
     BlockLost,
@@ -24,14 +25,14 @@ from nnlo.optimize.events import (
     Failed,
     Finished,
     Idle,
+    Interrupted,
     Limits,
     Reported,
     Start,
     Verdict,
     Write,
 )
-from nnlo.optimize.fidelity import at_the_end
-from nnlo.optimize.pruning import Curves, Pruner
+from nnlo.optimize.pruning import Pruner
 from nnlo.optimize.roster import Roster
 from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import Record, Trial, Trials
@@ -48,15 +49,13 @@ class Coordinator:
         self.reason = ""
         """Why nothing new is started any more; empty while the search goes on."""
         self.is_over = False
-        self._searcher = searcher
         self._limits = limits
         self._pruner = pruner
-        self._curves = Curves()
-        self._is_exhausted = False
+        self._choice = Choice(searcher, pruner, limits.n_trials, self.trials)
         self._roster = Roster()
-        self._waiting: deque[int] = deque()  # trials that lost their block
         self._actions: list[Action] = []
-        self._adopt()
+        for trial in self.trials.rows:
+            self._aim(trial)
 
     def handle(self, event: Event, now: float = 0.0) -> list[Action]:
         """What follows from ``event`` at ``now`` seconds, in order. After End nothing but
@@ -68,9 +67,11 @@ class Coordinator:
             case Reported(block, trial) if self._roster.has(block, trial):
                 self._on_report(event, now)
             case Reported(block, trial):
-                self._actions.append(Verdict(block, trial, "stop"))
+                is_suspended = self._roster.may_finish(block, trial)
+                verdict = Verdict(block, trial, "suspend" if is_suspended else "stop")
+                self._actions.append(verdict)
             case Finished(block, trial):
-                if self._roster.has(block, trial):
+                if self._roster.may_finish(block, trial):
                     self._on_finish(event)
                 self._roster.free(block)
             case Failed(block, trial):
@@ -79,6 +80,8 @@ class Coordinator:
                 self._roster.free(block)
             case BlockLost():
                 self._on_death(event)
+            case Interrupted(reason):
+                self._on_interrupt(reason)
         self._look_at(now)
         self._give(now)
         return self._actions
@@ -92,17 +95,6 @@ class Coordinator:
     def n_idle(self) -> int:
         """Blocks that wait for one."""
         return len(self._roster.idle)
-
-    def _adopt(self) -> None:
-        """Take over what the past has left."""
-        for trial in self.trials.rows:
-            for epoch, merit in trial.curve.items():
-                self._curves.put(trial.number, epoch, merit)
-            if trial.state in ("waiting", "running"):
-                self._waiting.append(trial.number)
-            elif trial.state == "paused":
-                self._curves.pause(trial.number, trial.epochs)
-            self._aim(trial)
 
     def _write(self, event: str, **fields: Any) -> None:
         record = {"event": event, **fields}
@@ -121,7 +113,7 @@ class Coordinator:
             self._let_go(Verdict(block, number, "stop"))
             return
         trial = self.trials[number]
-        judgement = self._judge(trial, epoch, event.merit)
+        judgement = self._choice.judge(trial, epoch, event.merit)
         if judgement == "continue" and now >= self._limits.deadline:
             judgement = "suspend"
         limit = max(trial.limit, self._pruner.limit(number, epoch))
@@ -142,20 +134,10 @@ class Coordinator:
             self._actions.append(Verdict(block, number, judgement, limit))
             return
         if judgement == "pause":
-            self._curves.pause(number, epoch)
+            self._choice.pause(number, epoch)
         elif judgement == "suspend":
-            self._waiting.append(number)
+            self._choice.wait(number)
         self._let_go(Verdict(block, number, judgement))
-
-    def _judge(
-        self, trial: Trial, epoch: int, merit: float
-    ) -> Literal["continue", "pause", "stop", "suspend"]:
-        """A trial that was lost and repeats an epoch was judged there already."""
-        is_repeated = epoch in trial.curve
-        self._curves.put(trial.number, epoch, merit)
-        if is_repeated:
-            return "continue"
-        return self._pruner.judge(trial.number, epoch, self._curves)
 
     def _let_go(self, verdict: Verdict) -> None:
         self._roster.leave(verdict.block)
@@ -218,7 +200,15 @@ class Coordinator:
             n = self.trials[number].n_lost
             self._fail(number, f"{n} blocks were lost with it, the last time: {reason}", "lost")
         else:
-            self._waiting.append(number)
+            self._choice.wait(number)
+
+    def _on_interrupt(self, reason: str) -> None:
+        self._stop(reason)
+        for block, (number, _) in list(self._roster.busy.items()):
+            self._write("suspended", trial=number, block=block, reason=reason)
+            self._choice.wait(number)
+            self._roster.leave(block, number)
+            self._actions.append(Verdict(block, number, "suspend"))
 
     def _look_at(self, now: float) -> None:
         if now >= self._limits.deadline:
@@ -236,68 +226,38 @@ class Coordinator:
             if number is None:
                 break
             self._start(roster.start(number, now), number)
-        if self.is_over or self.reason or self._is_done():
+        if self.is_over or self.reason or self._is_done:
             for block in list(roster.idle):
                 self._actions.append(Dismiss(block))
                 roster.remove(block)
             if roster.is_empty and not self.is_over:
                 self._end()
 
-    def _is_done(self) -> bool:
-        """Whether no event can bring new work; only asked when there is none now."""
-        if self._roster.busy or self._waiting or not self._is_last:
-            return False
-        return self._promotion() is None
-
     def _end(self) -> None:
-        self._stop("the space is exhausted" if self._is_exhausted else "all trials are done")
+        self._stop(
+            "the space is exhausted" if self._choice.is_exhausted else "all trials are done"
+        )
         self.is_over = True
         self._actions += [Dismiss(block) for block in sorted(self._roster.stuck)]
         self._write("ended", reason=self.reason)
         self._actions.append(End(self.reason))
 
     @property
-    def _is_last(self) -> bool:
-        """Whether there will be no new trials."""
-        return self._is_exhausted or len(self.trials) >= self._limits.n_trials
+    def _is_done(self) -> bool:
+        """Whether no event can bring new work; only asked when there is none now."""
+        return not self._roster.busy and self._choice.is_done
 
     def _next(self) -> int | None:
-        """The trial to start: one that lost its block, a promoted one, a new one."""
-        while self._waiting and not self.reason:
-            number = self._waiting.popleft()
-            if self.trials[number].n_interrupted <= self._limits.max_moves:
-                return number
+        """The trial to start."""
+        while not self.reason:
+            number = self._choice.waiting()
+            if number is None:
+                return self._choice.next(self._write)
             n = self.trials[number].n_interrupted
+            if n <= self._limits.max_moves:
+                return number
             self._fail(number, f"the search ended {n} times under it, without a report", "lost")
-        if self.reason:
-            return None
-        promoted = self._promoted()
-        if promoted is not None:
-            return promoted
-        asked = self._ask()
-        # Without any new ones to come, more of the paused may go on.
-        return self._promoted() if asked is None else asked
-
-    def _promoted(self) -> int | None:
-        number = self._promotion()
-        if number is not None:
-            self._curves.resume(number, self.trials[number].epochs)
-        return number
-
-    def _promotion(self) -> int | None:
-        return self._pruner.promoted(self._curves, self._is_last)
-
-    def _ask(self) -> int | None:
-        number = len(self.trials)
-        if self._is_last:
-            return None
-        told, running = at_the_end(self.trials), self.trials.unanswered
-        params = self._searcher.ask(number, told, running)
-        if params is None:
-            self._is_exhausted = True
-            return None
-        self._write("asked", trial=number, params=params, told=len(told), running=list(running))
-        return number
+        return None
 
     def _start(self, block: int, number: int) -> None:
         trial = self.trials[number]

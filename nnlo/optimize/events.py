@@ -72,7 +72,14 @@ class Tick:
     """Nothing but time has passed."""
 
 
-Event = Idle | Reported | Finished | Failed | BlockLost | Tick
+@dataclass(frozen=True)
+class Interrupted:
+    """A signal, or the user, ends the search before its time; a log of it can be restored."""
+
+    reason: str = "it was interrupted"
+
+
+Event = Idle | Reported | Finished | Failed | BlockLost | Tick | Interrupted
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,8 @@ class Start:
 @dataclass(frozen=True)
 class Verdict:
     """continue: to ``to_epoch``. pause, suspend: keep the checkpoint and leave the trial, which
-    may go on in any block. stop: leave it for good."""
+    may go on in any block. stop: leave it for good. A stop of a trial that took too long and the
+    suspend of an interruption come unasked."""
 
     block: int
     trial: int

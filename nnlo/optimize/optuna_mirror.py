@@ -137,6 +137,9 @@ class Journal:
     def _lost(self, record: Record) -> Iterator[dict[str, Any]]:
         yield from _attrs(record["trial"], state="waiting", lost=record["reason"])
 
+    def _suspended(self, record: Record) -> Iterator[dict[str, Any]]:
+        yield from _attrs(record["trial"], state="waiting", suspended=record["reason"])
+
     def _prune(self, number: int, record: Record) -> Iterator[dict[str, Any]]:
         if self._trials[number].state == "paused":
             yield self._end(number, _PRUNED, self._merit(number), record)

@@ -9,8 +9,8 @@ class Roster:
         """block -> its trial, since when."""
         self.idle: dict[int, None] = {}
         """In the order in which they became free."""
-        self.leaving: set[int] = set()
-        """About to say Idle."""
+        self.leaving: dict[int, int | None] = {}
+        """block, about to say Idle -> the trial that it may have finished before it heard."""
         self.stuck: set[int] = set()
         """Silent for too long, perhaps for ever."""
 
@@ -22,6 +22,10 @@ class Roster:
     def has(self, block: int, trial: int) -> bool:
         """Whether the block is busy with that trial."""
         return block in self.busy and self.busy[block][0] == trial
+
+    def may_finish(self, block: int, trial: int) -> bool:
+        """Whether it is busy with that trial, or leaving it unless it was done just now."""
+        return self.has(block, trial) or self.leaving.get(block) == trial
 
     def free(self, block: int) -> None:
         """It is idle, whatever it was."""
@@ -35,10 +39,10 @@ class Roster:
         self.busy[block] = (trial, now)
         return block
 
-    def leave(self, block: int) -> None:
-        """It will say Idle."""
+    def leave(self, block: int, trial: int | None = None) -> None:
+        """It will say Idle, or that it finished ``trial``."""
         self.remove(block)
-        self.leaving.add(block)
+        self.leaving[block] = trial
 
     def hang(self, block: int) -> None:
         self.remove(block)
@@ -47,7 +51,7 @@ class Roster:
     def remove(self, block: int) -> int | None:
         """Forget it; the trial that it was busy with."""
         self.idle.pop(block, None)
-        self.leaving.discard(block)
+        self.leaving.pop(block, None)
         self.stuck.discard(block)
         trial, _ = self.busy.pop(block, (None, 0.0))
         return trial

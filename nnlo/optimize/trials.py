@@ -11,6 +11,7 @@ A record is a JSON object. ``event`` names it; the others have these fields::
     finished   trial, merit, merits, metrics, epochs, seconds, files
     failed     trial, reason, kind, attempt
     lost       trial, block, reason
+    suspended  trial, block, reason: the search is interrupted; it may finish all the same
     restored   the search goes on in another process: whatever ran then does not run any more
     ended      reason
 
@@ -183,6 +184,9 @@ class Trials:
         trial.state = "waiting"
         trial.n_lost += 1
 
+    def _suspend(self, trial: Trial, record: Record) -> None:
+        trial.state = "waiting"
+
     def _interrupt(self) -> None:
         for trial in self.rows:
             if trial.state == "running":
@@ -210,5 +214,6 @@ _CHANGES = {
     "finished": Trials._finish,
     "failed": Trials._fail,
     "lost": Trials._lose,
+    "suspended": Trials._suspend,
 }
 EVENTS = frozenset((*_CHANGES, "header", "asked", "restored", "ended"))

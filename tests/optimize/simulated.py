@@ -18,6 +18,7 @@ from nnlo.optimize.events import (
     Failed,
     Finished,
     Idle,
+    Interrupted,
     Limits,
     Reported,
     Start,
@@ -85,6 +86,7 @@ class Simulation:
     merit: Callable[[Params, int], float] = curve
     spread: float = 0.4  # of the durations' logarithm
     stop_after: float = math.inf  # events
+    interrupt_after: float = math.inf  # events
 
     def __post_init__(self) -> None:
         pruner = self.pruner or Never(self.epochs)
@@ -117,6 +119,8 @@ class Simulation:
             if isinstance(event, Idle | Finished | Failed | BlockLost):
                 self._running.pop(event.block, None)
             self._obey(self.coordinator.handle(event, self.now))
+            if n_events == self.interrupt_after:
+                self._obey(self.coordinator.handle(Interrupted("a signal"), self.now))
             is_open = len(self.coordinator.trials) < self.n_trials
             self.n_idle_moments += is_open and self.coordinator.n_idle > 0
         return self

@@ -17,6 +17,7 @@ from nnlo.optimize.events import (
     Failed,
     Finished,
     Idle,
+    Interrupted,
     Limits,
     Reported,
     Start,
@@ -142,6 +143,65 @@ def test_the_deadline_suspends_trials_when_they_report():
     assert search.trials[0].state == "waiting"
 
 
+def test_an_interruption_suspends_what_runs_and_ends_when_all_have_left():
+    search = coordinator()
+    for block in range(2):
+        search.handle(Idle(block))
+    writes = [Write({"event": "suspended", "trial": n, "block": n, "reason": "a signal"})
+              for n in range(2)]  # fmt: skip
+    verdicts = [Verdict(0, 0, "suspend"), Verdict(1, 1, "suspend")]
+    actions = search.handle(Interrupted("a signal"))
+    assert actions == [writes[0], verdicts[0], writes[1], verdicts[1]]
+    assert search.handle(Idle(0)) == [Dismiss(0)]
+    assert search.handle(Idle(1))[-1] == End("a signal")
+    assert {(one.state, one.n_lost) for one in search.trials.rows} == {("waiting", 0)}
+
+
+def test_a_suspended_trial_that_reports_is_told_again_without_a_record():
+    search = coordinator(epochs=9)
+    search.handle(Idle(0))
+    search.handle(Interrupted())
+    assert search.handle(Reported(0, 0, 1, 0.5)) == [Verdict(0, 0, "suspend")]
+    assert search.handle(Reported(0, 7, 1, 0.5)) == [Verdict(0, 7, "stop")]
+
+
+def test_a_suspended_trial_may_finish_while_its_block_leaves():
+    search = coordinator()
+    search.handle(Idle(0))
+    search.handle(Interrupted("a signal"))
+    actions = search.handle(Finished(0, 0, 0.5))
+    assert [type(action) for action in actions] == [Write, Dismiss, Write, End]
+    assert (search.trials[0].state, search.trials.told[0].merit) == ("finished", 0.5)
+
+
+@pytest.mark.parametrize("event", [Failed(0, 0, "killed"), BlockLost(0)])
+def test_a_suspended_trial_whose_block_breaks_is_still_waiting(event):
+    search = coordinator()
+    search.handle(Idle(0))
+    search.handle(Interrupted("a signal"))
+    assert search.handle(event)[-1] == End("a signal")
+    assert (search.trials[0].state, search.trials[0].n_lost) == ("waiting", 0)
+
+
+def test_an_interruption_of_free_blocks_ends_the_search_at_once():
+    search = coordinator(n_trials=1)
+    assert search.handle(Interrupted("a signal"))[-1] == End("a signal")
+    assert search.handle(Interrupted("another")) == []
+
+
+@pytest.mark.parametrize("pruner", [Never(3), Asha(9), Median(9)])
+def test_an_interrupted_search_goes_on_as_if_it_had_not_been(pruner):
+    part = Simulation(4, 30, pruner=pruner, faults=ROUGH, interrupt_after=40).run()
+    assert part.end == End("a signal")
+    suspended = {one["trial"] for one in part.records if one["event"] == "suspended"}
+    over = set(ends(part.records))
+    rest = Simulation(4, 30, pruner=pruner, past=[*part.records, {"event": "restored"}]).run()
+    assert rest.end == End("all trials are done")
+    assert len(suspended) == 4
+    assert suspended - over <= {start.trial for start in rest.starts}
+    assert set(ends(rest.records).values()) == {1}
+
+
 def test_a_block_that_hangs_gets_nothing_until_it_answers():
     search = coordinator(trial_s=10)
     search.handle(Idle(0), now=0)
@@ -264,10 +324,10 @@ def test_a_restored_coordinator_decides_as_the_one_that_was_killed(pruner):
     for number in {one.trial for one in part.starts}:
         for epoch in (1, 3):
             if epoch in part.coordinator.trials[number].curve:
-                verdict = pruner.judge(number, epoch, part.coordinator._curves)
-                assert pruner.judge(number, epoch, again._curves) == verdict
-    before = pruner.promoted(part.coordinator._curves, is_last=True)
-    assert pruner.promoted(again._curves, is_last=True) == before
+                verdict = pruner.judge(number, epoch, part.coordinator._choice.curves)
+                assert pruner.judge(number, epoch, again._choice.curves) == verdict
+    before = pruner.promoted(part.coordinator._choice.curves, is_last=True)
+    assert pruner.promoted(again._choice.curves, is_last=True) == before
 
 
 def test_a_restored_trial_trains_from_its_newest_checkpoint():

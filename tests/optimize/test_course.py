@@ -92,6 +92,13 @@ def test_a_lost_block_and_one_still_at_work_end_their_stretches():
     assert course.utilisation == pytest.approx(15 / 20)
 
 
+def test_a_suspended_stretch_ends_there_and_its_result_still_counts():
+    about = {"event": "suspended", "at": 104, "trial": 0, "block": 1, "reason": "a signal"}
+    course = Course([HEADER, asked(100, 0), started(100, 0, 1), about, finished(105, 0)])
+    assert course.stretches == [Stretch(1, 0, 0, 4, "suspended")]
+    assert [one.at for one in course.results] == [5]
+
+
 def test_a_clock_that_was_set_back_never_lets_time_fall():
     course = Course([HEADER, asked(50, 0), started(60, 0, 1), finished(70, 0)])
     assert course.seconds == [0, 0, 10, 20]

@@ -77,6 +77,13 @@ def test_a_trial_under_way_runs_for_optuna_too(tmp_path):
     assert [trial.state.name for trial in load(journal.file).trials] == ["RUNNING"]
 
 
+def test_a_suspended_trial_waits_for_those_who_read_the_journal(tmp_path):
+    journal, done = mirror(tmp_path), Simulation(2, 9, interrupt_after=2).run()
+    journal.rebuild([HEADER, *done.records])
+    attrs = [trial.user_attrs for trial in load(journal.file).trials]
+    assert [(one["state"], one["suspended"]) for one in attrs] == [("waiting", "a signal")] * 2
+
+
 def test_followed_or_rebuilt_it_is_the_same_file(tmp_path):
     journal, told = mirror(tmp_path), records()
     journal.rebuild(told[:1])

@@ -172,6 +172,16 @@ def test_the_table_from_the_log_is_that_of_the_search(real, tmp_path):
         assert study.trials.rows == Trials(json.loads(line) for line in real.splitlines()).rows
 
 
+def test_a_suspended_trial_waits_when_the_log_is_reopened_and_was_not_lost(tmp_path):
+    done = Simulation(3, 9, interrupt_after=6).run()
+    with Study.create(tmp_path, HEADER) as study:
+        study.append(*done.records)
+    with Study.open(tmp_path, HEADER) as study:
+        waiting = [one for one in study.trials.rows if one.state == "waiting"]
+    assert len(waiting) == 3
+    assert {(one.n_lost, one.n_interrupted) for one in waiting} == {(0, 0)}
+
+
 def test_a_number_that_json_does_not_know_is_refused(tmp_path):
     with Study.create(tmp_path, HEADER) as study, pytest.raises(ValueError, match="not JSON"):
         study.append({"event": "ended", "reason": float("nan")})
