@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,29 @@ def to_text(trials: Sequence[Trial], n: int = 20) -> str:
     return "\n".join(
         "  ".join(text.ljust(width) for text, width in pair).rstrip() for pair in pairs
     )
+
+
+def failures(trials: Sequence[Trial]) -> str:
+    """Why trials have failed, a line a reason, the most frequent first; empty without any.
+
+    Reasons that differ only in numbers are one; the first of them is shown.
+    """
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        if trial.state == "failed":
+            alike = re.sub(r"[\d.]+", "0", trial.reason)
+            groups.setdefault((trial.kind, alike), []).append(trial)
+    return "\n".join(
+        f"{len(group)} failed ({kind}), trial {listed([one.number for one in group])}: "
+        f"{shorten(group[0].reason, 300, placeholder=' …')}"
+        for (kind, _), group in sorted(groups.items(), key=lambda pair: -len(pair[1]))
+    )
+
+
+def listed(numbers: Sequence[int], most: int = 8) -> str:
+    """The first ``most`` numbers, and how many more there are."""
+    rest = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    return ", ".join(map(str, numbers[:most])) + rest
 
 
 def _sorted(trials: Sequence[Trial], front: Collection[int]) -> list[Trial]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nnlo.optimize.table import best_first, export, pareto_front, to_csv, to_text
+from nnlo.optimize.table import best_first, export, failures, pareto_front, to_csv, to_text
 from nnlo.optimize.trials import Trial
 
 
@@ -79,3 +79,16 @@ def test_the_text_shows_the_best_in_aligned_columns():
 def test_long_texts_are_cut_and_lines_joined():
     text = to_text([trial(0, 0.5, params={"kind": "a\nb " * 9})])
     assert text.splitlines()[1].endswith("  a b a b a b a b a b a b…")
+
+
+def test_failures_are_grouped_by_what_they_say():
+    reasons = ["no layer 7", "its merit was nan", "no such\nlayer 8"] + [
+        "out of memory at 0.5 s"
+    ] * 9
+    trials = [trial(i, state="failed", reason=r, kind="error") for i, r in enumerate(reasons)]
+    assert failures([*trials, trial(99, 0.5)]).splitlines() == [
+        "9 failed (error), trial 3, 4, 5, 6, 7, 8, 9, 10 and 1 more: out of memory at 0.5 s",
+        "1 failed (error), trial 0: no layer 7",
+        "1 failed (error), trial 1: its merit was nan",
+        "1 failed (error), trial 2: no such layer 8",
+    ]
