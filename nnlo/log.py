@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnlo.errors import ConfigError
@@ -9,21 +11,25 @@ from nnlo.errors import ConfigError
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def set_up(role: str, level: str = "info", file: Path | None = None) -> logging.Logger:
+def set_up(
+    role: str, level: str = "info", file: Path | None = None, shown: str | None = None
+) -> logging.Logger:
     """Send the records of the package to the terminal and, if given, to ``file``.
 
-    role: of this rank, for example "worker 2", put before each line. Called by the programs,
-    never by the library. Raises ConfigError for an unknown level or a ``file`` that
-    cannot be opened.
+    role: of this rank, for example "worker 2", put before each line. shown: lowest level on the
+    terminal, None for ``level``. Called by the programs, never by the library. Raises
+    ConfigError for an unknown level or a ``file`` that cannot be opened.
     """
     if level not in LEVELS:
         raise ConfigError(f"log level must be one of {', '.join(LEVELS)}, got {level!r}")
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel((shown or level).upper())
     logger = logging.getLogger("nnlo")
     logger.setLevel(level.upper())
     logger.propagate = False
     logger.handlers.clear()
-    form = logging.Formatter(f"%(asctime)s [{role}] %(levelname)s %(message)s", "%H:%M:%S")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    form = _form(role)
+    handlers: list[logging.Handler] = [terminal]
     if file is not None:
         try:
             handlers.append(_LogFile(file, mode="a", encoding="utf-8"))
@@ -35,6 +41,29 @@ def set_up(role: str, level: str = "info", file: Path | None = None) -> logging.
         handler.setFormatter(form)
         logger.addHandler(handler)
     return logger
+
+
+@contextmanager
+def kept_in(file: Path, role: str) -> Iterator[None]:
+    """Send the records of the package to ``file`` as well, as far as its disk takes them."""
+    logger = logging.getLogger("nnlo")
+    try:
+        handler = _LogFile(file, mode="a", encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s: %s; it is not written", file, error)
+        yield
+        return
+    handler.setFormatter(_form(role))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _form(role: str) -> logging.Formatter:
+    return logging.Formatter(f"%(asctime)s [{role}] %(levelname)s %(message)s", "%H:%M:%S")
 
 
 class _LogFile(logging.FileHandler):

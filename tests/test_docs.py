@@ -17,7 +17,7 @@ import pytest
 from nnlo.cli.getdata import main as get_data
 from nnlo.cli.launch import build_parser
 from nnlo.cli.options import parse
-from nnlo.cli.train import _make_algo
+from nnlo.cli.training import make_algo
 from nnlo.cli.train_options import TrainOptions
 from tests.program import run_here
 
@@ -91,7 +91,7 @@ def check_nnlorun(arguments: list[str]) -> None:
 
 
 def check_training(arguments: list[str]) -> None:
-    _make_algo(parse("TrainingDriver", TrainOptions, "", arguments))
+    make_algo(parse("TrainingDriver", TrainOptions, "", arguments))
 
 
 def check_data(arguments: list[str]) -> None:

@@ -31,8 +31,18 @@ class RunDirectory:
         for name, text in (("--model", model), ("--trial-name", trial)):
             if not text.isprintable() or not text or "/" in text or text.startswith("."):
                 raise ConfigError(f"{name} must give a name for a folder, got {text!r}")
-        self.path = Path(output) / f"{model}-{trial}"
-        self._lock = FolderLock(self.path / ".lock")
+        self._settle(Path(output) / f"{model}-{trial}")
+
+    @classmethod
+    def at(cls, path: Path) -> "RunDirectory":
+        """A folder whose name the program itself has chosen."""
+        folder = cls.__new__(cls)
+        folder._settle(path)
+        return folder
+
+    def _settle(self, path: Path) -> None:
+        self.path = path
+        self._lock = FolderLock(path / ".lock")
 
     def create(self, patience: float = LOCK_PATIENCE) -> None:
         """Make the folder, take it for this process and see that it can be written.

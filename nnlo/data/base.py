@@ -1,7 +1,7 @@
 """The data contract of the training loops, and the two hooks that users override."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -29,6 +29,8 @@ class Data:
     shards_itself: ClassVar[bool] = False
     patience: Patience = Patience()
     """With files that cannot be read for a moment."""
+    watch: Callable[[], object] | None = None
+    """Called before each batch of an epoch; what it raises ends the training."""
 
     def __init__(self, batch_size: int, *, shuffle: bool = True, seed: int = 0) -> None:
         if batch_size < 1:
@@ -112,6 +114,13 @@ class Data:
         the iterator. Raises DataError where x and y of a batch differ in length.
         """
         self.current_epoch = epoch
+        with closing(self._batches(skip)) as batches:
+            for batch in batches:
+                if self.watch is not None:
+                    self.watch()
+                yield batch
+
+    def _batches(self, skip: int) -> Generator[Batch, None, None]:
         if not self._generates:
             yield from self._stream(skip)
             return

@@ -94,19 +94,20 @@ def signals(root: Root) -> Iterator[None]:
         root.interrupted = f"interruption ({signal.Signals(number).name})"
         root.background.deadline = time.perf_counter() + LAST_VALIDATION_S
 
-    with _handlers(note):
+    with handled_signals(note):
         yield
 
 
 @contextmanager
 def ignored_signals() -> Iterator[None]:
     """Workers go on until rank 0, which gets the same signal, tells them to stop."""
-    with _handlers(signal.SIG_IGN):
+    with handled_signals(signal.SIG_IGN):
         yield
 
 
 @contextmanager
-def _handlers(handler: Any) -> Iterator[None]:
+def handled_signals(handler: Any) -> Iterator[None]:
+    """Let ``handler`` take SIGINT, SIGTERM and SIGUSR1, where this is the main thread."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     try:
         before = {number: signal.signal(number, handler) for number in numbers}

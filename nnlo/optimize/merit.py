@@ -3,10 +3,11 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nnlo.errors import ConfigError
+from nnlo.mpi.stopping import metric_name
 
 Epochs = Sequence[Mapping[str, Any]]
 """One object of metrics an epoch, in order, as ``History.epochs``."""
@@ -80,9 +81,23 @@ class Merit:
             chosen = min(having, key=lambda epoch: _nan_last(self.terms[0].of(epoch)))
         return tuple(term.of(chosen) for term in self.terms)
 
+    def renamed(self, epochs: Epochs) -> "Merit":
+        """With the names that ``epochs`` have for the metrics: ``val_acc`` is ``val_accuracy``.
+
+        Raises ConfigError for a metric that they do not have.
+        """
+        every = dict.fromkeys(name for epoch in epochs for name in epoch)
+        known = [name for name in every if _is_metric(name)]
+        terms = [
+            one if one.metric in every else replace(one, metric=metric_name(one.metric, known))
+            for one in self.terms
+        ]
+        return replace(self, terms=tuple(terms))
+
     def _check(self, metric: str, epochs: Epochs) -> None:
-        known = dict.fromkeys(name for epoch in epochs for name in epoch if _is_metric(name))
-        if epochs and metric not in known:
+        every = dict.fromkeys(name for epoch in epochs for name in epoch)
+        known = [name for name in every if _is_metric(name)]
+        if epochs and metric not in every:
             raise ConfigError(
                 f"a merit must be made of metrics of the training, {', '.join(known) or 'none'}, "
                 f"got {metric!r}; name one of them by --merit"

@@ -49,6 +49,20 @@ class Curves:
     def merit(self, trial: int, epoch: int) -> float:
         return self._merits[epoch][trial]
 
+    @property
+    def trials(self) -> set[int]:
+        """Those that have a merit."""
+        return {trial for merits in self._merits.values() for trial in merits}
+
+    def of(self, trial: int) -> dict[int, float]:
+        """The merits of ``trial`` by epoch."""
+        return {epoch: one[trial] for epoch, one in self._merits.items() if trial in one}
+
+    def best_at(self, epoch: int) -> float | None:
+        """The best merit of ``epoch``, None without any."""
+        ranked = self._ranked.get(epoch)
+        return ranked[0][0] if ranked else None
+
     def n_at(self, epoch: int) -> int:
         """How many trials have a merit of ``epoch``."""
         return len(self._ranked.get(epoch, ()))

@@ -26,7 +26,7 @@ from nnlo.optimize.trials import EVENTS, Record, Trials
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
-IDENTITY = ("space", "merit", "searcher", "seed", "pruning", "epochs")
+IDENTITY = ("model", "space", "merit", "searcher", "seed", "pruning", "epochs", "folds")
 """What makes it the same search, in the header."""
 
 

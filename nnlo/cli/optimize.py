@@ -1,0 +1,170 @@
+"""OptimizationDriver: search hyper-parameters, each trial trained on a block of ranks."""
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from nnlo import log as logs
+from nnlo.cli.backend import check_backend, quiet_import
+from nnlo.cli.config_file import pairs
+from nnlo.cli.driver import drive
+from nnlo.cli.marks import code_of_end, count_restarts, mark_done, mark_started
+from nnlo.cli.optimize_options import OptimizeOptions
+from nnlo.cli.rundir import RunDirectory
+from nnlo.cli.search_log import SearchLog
+from nnlo.cli.search_plan import make_folds, make_measure, make_plan, make_space
+from nnlo.cli.search_results import SearchResults
+from nnlo.cli.search_task import Logged, TrialTask
+from nnlo.cli.training import find_lists
+from nnlo.errors import NNLOError
+from nnlo.model import load_builder
+from nnlo.mpi import link
+from nnlo.mpi.setup import together
+from nnlo.optimize.attempt import Attempt
+from nnlo.optimize.layout import Layout
+from nnlo.optimize.search import Search
+from nnlo.optimize.trials import Record, Trials
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+log = logging.getLogger("nnlo.cli.optimize")  # also where it runs as __main__, by python -m
+
+PROG = "OptimizationDriver"
+DESCRIPTION = (
+    "Search the hyper-parameters of a model: rank 0 leads, blocks of the other ranks train one "
+    "trial each, with any mode of TrainingDriver. One process trains them one after another."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command on this rank; returns its exit code, see ``driver.drive``. A search that a
+    scheduler's signal has ended asks for another start by 75."""
+    return drive(PROG, OptimizeOptions, DESCRIPTION, _run, argv)
+
+
+def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
+    rank = 0 if comm is None else comm.rank
+    check_backend()
+    layout = Layout(1 if comm is None else comm.size, options.block_size, options.n_fold)
+    role = _role(layout, rank)
+    level = "debug" if options.verbose else options.log_level
+    shown = level if rank == 0 or options.verbose else "warning"
+    logs.set_up(role, level, shown=shown)
+    fixed = pairs("--param", options.param)
+    builder = together(comm, lambda: load_builder(options.model, **fixed))
+    with quiet_import():
+        name = together(comm, lambda: builder.name)  # runs the model's file, imports its backend
+    folder = together(comm, lambda: RunDirectory(options.output, name, options.trial_name))
+    together(comm, lambda: folder.create() if rank == 0 else None)
+    kept = folder.log if rank == 0 else None
+    together(comm, lambda: logs.set_up(role, level, kept, shown=shown))
+    lists = together(comm, lambda: find_lists(options, builder) if rank == 0 else ([], []))
+    folds = together(comm, lambda: make_folds(options, builder, lists[0]) if rank == 0 else None)
+    if comm is not None:
+        lists, folds = comm.bcast((lists, folds))
+    measure, merit = together(comm, lambda: make_measure(options, builder, has_val=bool(lists[1])))
+    space, tuned = together(comm, lambda: make_space(options, builder))
+    task = TrialTask(options, folder.path, tuned, lists, folds, measure)
+    results = SearchResults(
+        folder.path, _given(options), tuned, _note(folder), options.keep_models
+    )
+    restores = options.opt_restore or (
+        count_restarts(os.environ) > 0 and (folder.path / "study.log").exists()
+    )
+    plan = None
+    if rank == 0:
+        told = SearchLog(options.n_trials)
+        plan = make_plan(
+            options,
+            name,
+            space,
+            merit,
+            layout=layout,
+            restores=restores,
+            hear=_both(told, results),
+        )
+        folder.write_config(options, {"n_ranks": layout.n_ranks})
+        log.info("%s: %d trials of %s; %s", name, options.n_trials, layout.describe(), folder.path)
+        mark_started(folder.path / "study.log")
+    search = Search(
+        comm,
+        folder.path,
+        Logged(Attempt(task), role),
+        plan,
+        block_size=options.block_size,
+        n_folds=options.n_fold,
+    )
+    return _search(search, results, options, rank)
+
+
+def _search(search: Search, results: SearchResults, options: OptimizeOptions, rank: int) -> int:
+    """Search, write what has come of it; the exit code."""
+    error: NNLOError | None = None
+    text = ""
+    try:
+        search.run()
+        if rank == 0:
+            records = search.records() if options.plots else None
+            text = results.finish(search.trials, records, tensorboard=options.tensorboard)
+            _show(search, text)
+    except NNLOError as raised:  # the others must not wait for ever
+        error = raised
+    is_whole = search.close()
+    if error is not None:
+        raise error
+    if rank > 0:
+        return 0
+    code = code_of_end(search.interrupted, has_checkpoint=True)
+    if not code and not any(trial.state == "finished" for trial in search.trials.rows):
+        code = 1
+    mark_done(code)
+    if not is_whole:
+        log.error("ranks of a trial that failed have not ended: they are ended now")
+        link.abort(code or 1)
+    return code
+
+
+def _show(search: Search, text: str) -> None:
+    log.info("the search has ended: %s", search.reason)
+    if search.refit is not None and search.refit.state == "done":
+        log.info("trained once more on all data: %s", ", ".join(search.refit.files.values()))
+    elif search.refit is not None:
+        log.warning("the training on all data has failed: %s", search.refit.reason)
+    print(text, flush=True)
+
+
+def _role(layout: Layout, rank: int) -> str:
+    if layout.n_ranks == 1:
+        return "search"
+    return "search" if rank == 0 else f"block {layout.block_of(rank)}, rank {rank}"
+
+
+def _given(options: OptimizeOptions) -> Mapping[str, Any]:
+    """Those that are not the defaults."""
+    return {
+        entry.name: value
+        for entry in fields(options)
+        if (value := asdict(options)[entry.name]) != entry.default
+    }
+
+
+def _note(folder: RunDirectory) -> str:
+    return f"The best parameters of the search in {folder.path}."
+
+
+def _both(told: SearchLog, results: SearchResults) -> Any:
+    def hear(record: Record, trials: Trials) -> None:
+        told(record, trials)
+        ends = record["event"] in ("finished", "failed")
+        if ends or (record["event"] == "reported" and record["verdict"] == "stop"):
+            results.update(trials)
+
+    return hear
+
+
+if __name__ == "__main__":
+    sys.exit(main())

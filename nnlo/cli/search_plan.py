@@ -1,0 +1,195 @@
+"""What OptimizationDriver searches, and how: from its options to the parts of a search."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from nnlo.cli.config_file import pairs
+from nnlo.cli.optimize_options import OptimizeOptions, tunable
+from nnlo.cli.search_task import Measure, training_options
+from nnlo.cli.train_options import TrainOptions
+from nnlo.cli.training import make_data
+from nnlo.data.folds import read_classes, whole_data
+from nnlo.errors import ConfigError
+from nnlo.model import ModelBuilder
+from nnlo.model.losses import metric_names
+from nnlo.optimize.conductor import Hear
+from nnlo.optimize.events import Limits
+from nnlo.optimize.fold_race import FoldRace
+from nnlo.optimize.folds import Folds
+from nnlo.optimize.layout import Layout
+from nnlo.optimize.merit import Merit, default_merit
+from nnlo.optimize.pruning import Pruner, make_pruner
+from nnlo.optimize.search import Plan
+from nnlo.optimize.searcher import make_searcher
+from nnlo.optimize.space import Params, Repair, Space
+from nnlo.optimize.trials import Trial
+
+
+def make_space(options: OptimizeOptions, builder: ModelBuilder) -> tuple[Space, tuple[str, ...]]:
+    """The space of a search, and which of its parameters are options of the training.
+
+    Ranges of --tune come before those of the model, --param before both.
+    """
+    fixed = pairs("--param", options.param)
+    tuned = Space.from_tune(options.tune) if options.tune else None
+    own = tuned.names if tuned is not None else ()
+    known = tunable()
+    for name in own:
+        if name not in known and name not in builder.parameter_names:
+            raise ConfigError(
+                f"--tune must name an option of the training ({', '.join(known)}) or an argument "
+                f"of get_model ({', '.join(builder.parameter_names) or 'none'}), got {name!r}"
+            )
+        if name in fixed:
+            raise ConfigError(f"{name} must be given by --param or --tune, got both; drop one")
+    ranges = builder.parameter_range
+    model = Space.from_range(ranges, builder.parameter_names) if ranges else None
+    kept = tuple(
+        one
+        for one in (model.dimensions if model is not None else ())
+        if one.name not in (*own, *fixed)
+    )
+    space = Space(
+        (*kept, *(tuned.dimensions if tuned is not None else ())),
+        _with(builder.repair, fixed),
+    )
+    options_tuned = tuple(name for name in own if name in known)
+    _try(options, space, options_tuned)
+    return space, options_tuned
+
+
+def _with(repair: Repair | None, fixed: Params) -> Repair | None:
+    """``repair`` of the model's file, which knows the parameters that are not searched too."""
+    if repair is None or not fixed:
+        return repair
+
+    def call(params: Params) -> Params | None:
+        found = repair({**fixed, **params})
+        return None if found is None else {name: found[name] for name in params}
+
+    return call
+
+
+def _try(options: OptimizeOptions, space: Space, tuned: Sequence[str]) -> None:
+    """Raise ConfigError for a range of which no option can be made."""
+    kinds = {entry.name: entry.metadata for entry in fields(TrainOptions)}
+    for one in (one for one in space.dimensions if one.name in tuned):
+        kind, choices = kinds[one.name]["kind"], kinds[one.name].get("choices")
+        values = getattr(one, "categories", None) or [one.low, one.high]  # type: ignore[union-attr]
+        for value in values:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = {
+                int: isinstance(value, int) and is_number,
+                float: is_number,
+                bool: isinstance(value, bool),
+            }.get(kind, isinstance(value, str) and (not choices or value in choices))
+            if not fits:
+                wanted = ", ".join(choices) if choices else kind.__name__
+                raise ConfigError(
+                    f"--tune {one.name} must be of {wanted}, got {value!r}; correct the range"
+                )
+    training_options(options, space.sample(np.random.default_rng(0)), tuned)
+
+
+def make_measure(
+    options: OptimizeOptions, builder: ModelBuilder, *, has_val: bool
+) -> tuple[Measure, tuple[str, ...]]:
+    """How a training is judged, and what its merits are called."""
+    own = builder.figure_of_merit
+    if options.merit is None and own is not None:
+        names = getattr(own, "names", None)
+        return Measure(None, own), tuple(names) if names else ("figure_of_merit",)
+    text = options.merit
+    if text is None:
+        loss = options.loss or builder.loss
+        known = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
+        validates = has_val or options.n_fold > 1
+        text = default_merit((*known, *(f"val_{name}" for name in known if validates)))
+    merit = Merit.from_text(text, options.merit_epoch)
+    return Measure(merit), tuple(part.strip() for part in text.split(","))
+
+
+def make_folds(
+    options: OptimizeOptions, builder: ModelBuilder, files: Sequence[str]
+) -> Folds | None:
+    """Which sample is held out in which fold; reads the data. None for a single fold."""
+    if options.n_fold == 1:
+        return None
+    whole = whole_data(make_data(options, builder), files)
+    counts = whole.count()
+    try:
+        if options.fold_by == "files":
+            return Folds.over_files(counts, options.n_fold, seed=options.seed)
+        classes = read_classes(whole)
+        return Folds.over_samples(counts, options.n_fold, seed=options.seed, classes=classes)
+    finally:
+        whole.close()
+
+
+def make_plan(
+    options: OptimizeOptions,
+    name: str,
+    space: Space,
+    merit: tuple[str, ...],
+    *,
+    layout: Layout,
+    restores: bool,
+    hear: Hear,
+) -> Plan:
+    """What rank 0 knows. Raises ConfigError for what cannot be searched so."""
+    if options.plots and find_spec("matplotlib") is None:
+        raise ConfigError("--plots must have matplotlib, got none; pip install 'nnlo[plots]'")
+    more = {}
+    if options.ga_populations is not None:
+        more["population"] = options.ga_populations
+    searcher = make_searcher(options.hyper_opt, space, options.seed, **more)
+    pruner = _make_pruner(options, layout)
+    limits = Limits(
+        options.n_trials,
+        target=options.target_objective,
+        deadline=math.inf if options.search_time is None else options.search_time,
+        trial_s=math.inf if options.trial_time is None else options.trial_time,
+        max_failures=options.max_failures,
+    )
+    header: dict[str, Any] = {
+        "model": name,
+        "space": space.to_json(),
+        "merit": f"{', '.join(merit)} ({options.merit_epoch})",
+        "searcher": {"name": options.hyper_opt, **more},
+        "seed": options.seed,
+        "pruning": options.pruning,
+        "epochs": options.epochs,
+        "folds": options.n_fold,
+        "command": sys.argv,
+    }
+    epochs = _refit_epochs(options) if options.refit else None
+    return Plan(
+        space, searcher, limits, pruner, merit, header, restores, hear, refit_epochs=epochs
+    )
+
+
+def _make_pruner(options: OptimizeOptions, layout: Layout) -> Pruner:
+    """Where folds run one after another it counts them, not epochs."""
+    if layout.n_folds == 1 or layout.n_at_once > 1:
+        return make_pruner(options.pruning, options.epochs)
+    if options.pruning == "none":
+        return FoldRace(layout.n_folds)
+    return make_pruner(options.pruning, layout.n_folds)
+
+
+def _refit_epochs(options: OptimizeOptions) -> Any:
+    """For how long the best trial was best; all epochs where that is not known."""
+
+    def of(trial: Trial) -> int:
+        by_epochs = options.n_fold == 1 and options.merit_epoch == "best" and trial.curve
+        if not by_epochs:
+            return options.epochs
+        return min(trial.curve, key=lambda epoch: (trial.curve[epoch], epoch))
+
+    return of

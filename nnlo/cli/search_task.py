@@ -1,0 +1,172 @@
+"""How OptimizationDriver trains a trial: with its own options, on the parameters it is given."""
+
+import json
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nnlo.cli.backend import quiet_import
+from nnlo.cli.config_file import pairs
+from nnlo.cli.memory import MemoryLimit
+from nnlo.cli.optimize_options import OptimizeOptions
+from nnlo.cli.resume import newest_whole
+from nnlo.cli.rundir import RunDirectory
+from nnlo.cli.train_options import TrainOptions
+from nnlo.cli.training import Lists, make_data, make_manager
+from nnlo.data import Data
+from nnlo.data.folds import FoldData
+from nnlo.files import write_text
+from nnlo.history import History
+from nnlo.log import kept_in
+from nnlo.model import ModelBuilder, load_builder
+from nnlo.model.adapter import ModelAdapter
+from nnlo.mpi.manager import MPIManager
+from nnlo.mpi.plan import Listener
+from nnlo.optimize.attempt import Attempt, Part, Voice
+from nnlo.optimize.folds import Folds
+from nnlo.optimize.merit import Merit, own_merit
+from nnlo.optimize.space import Params
+from nnlo.optimize.wire import PartEnd
+
+log = logging.getLogger(__name__)
+
+PAUSE = "pause"
+"""Name of checkpoints that only let a paused trial go on."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The merits of a training. own: the model's ``figure_of_merit``, in place of ``merit``."""
+
+    merit: Merit | None
+    own: Any = None
+
+    def __call__(self, history: History, adapter: ModelAdapter) -> tuple[float, ...]:
+        if self.merit is None:
+            return own_merit(self.own, history)
+        size = {"n_weights": adapter.manifest.n_trainable}
+        epochs = [record | size for record in history.epochs]
+        return self.merit.renamed(epochs).of(epochs)
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """A ``Task`` of a search. root: its folder. tuned: parameters that are options of the
+    training; the others are arguments of get_model. folds: None without cross-validation."""
+
+    options: OptimizeOptions
+    root: Path
+    tuned: Collection[str]
+    lists: Lists
+    folds: Folds | None
+    measure: Measure
+
+    def make_manager(self, part: Part, listeners: Sequence[Listener]) -> MPIManager:
+        options = self._options(part)
+        builder = load_builder(options.model, **self._arguments(part.params))
+        data, lists = self._data(part, options, builder)
+        if self.options.trial_memory is not None:
+            data.watch = MemoryLimit(self.options.trial_memory)
+        base = self._base(part)
+        restore = None
+        if base is not None and part.is_first:
+            found = newest_whole(base, 0.0, options.epochs)
+            restore = None if found is None else found[0]
+        return make_manager(
+            options,
+            part.comm,
+            builder,
+            data,
+            lists,
+            listeners=listeners,
+            checkpoint=base,
+            restore=restore,
+        )
+
+    def _options(self, part: Part) -> TrainOptions:
+        chosen = training_options(self.options, part.params, self.tuned)
+        if part.refit_epochs:  # there is nothing to validate on
+            chosen = replace(
+                chosen,
+                epochs=part.refit_epochs,
+                early_stopping=None,
+                target_metric=None,
+                best_metric=TrainOptions.best_metric,
+            )
+        return chosen
+
+    def _arguments(self, params: Params) -> dict[str, Any]:
+        own = {name: value for name, value in params.items() if name not in self.tuned}
+        return pairs("--param", self.options.param) | own
+
+    def _data(
+        self, part: Part, options: TrainOptions, builder: ModelBuilder
+    ) -> tuple[Data, Lists]:
+        data = make_data(options, builder)
+        train, val = self.lists
+        if part.refit_epochs:
+            return data, ([*train, *val], ())
+        if self.folds is None or part.fold is None:
+            return data, self.lists
+        held_out = self.folds.held_out(part.fold)
+        cut = FoldData(data, train, self.folds.counts, held_out)
+        return cut, (FoldData.train_list, FoldData.val_list)
+
+    def _base(self, part: Part) -> Path | None:
+        """Of the checkpoints of a part."""
+        pauses = PAUSE if self.options.pruning == "asha" else None
+        name = self.options.checkpoint or pauses
+        return RunDirectory.at(part.folder).checkpoint(None if part.refit_epochs else name)
+
+    def is_saved(self, epoch: int) -> bool:
+        if self.options.checkpoint is None:
+            return self.options.pruning == "asha"
+        return epoch % self.options.checkpoint_interval == 0
+
+    def save(self, part: Part, manager: MPIManager, *, is_done: bool) -> Mapping[str, str]:
+        folder = RunDirectory.at(part.folder)
+        about = {"trial": part.trial, "params": part.params}
+        write_text(folder.path / "params.json", json.dumps(about, indent=1))
+        if not is_done:
+            assert manager.history is not None
+            manager.history.save(folder.path / "history.json")
+            return {}
+        with quiet_import():  # Keras on torch imports TensorFlow to write a model
+            best = folder.write_results(manager)
+        name = "model" if part.fold is None else f"model_{part.fold + 1}"
+        return {name: str(best.relative_to(self.root))}
+
+    def forget(self) -> None:
+        import gc
+
+        gc.collect()
+
+
+@dataclass(frozen=True)
+class Logged:
+    """An ``Attempt`` whose log lines are kept in the folder of the part. role: of this rank."""
+
+    attempt: Attempt
+    role: str
+
+    def __call__(self, part: Part, voice: Voice) -> PartEnd | None:
+        if not part.is_first:
+            return self.attempt(part, voice)
+        part.folder.mkdir(parents=True, exist_ok=True)
+        with kept_in(part.folder / "log.txt", self.role):
+            end = self.attempt(part, voice)
+            if end is not None and end.state == "failed":
+                log.error("failed (%s): %s", end.kind, end.reason)
+            return end
+
+
+def training_options(
+    options: OptimizeOptions, params: Mapping[str, Any], tuned: Collection[str]
+) -> TrainOptions:
+    """The options of the training of a trial; raises ConfigError for some that do not fit."""
+    own = {entry.name: getattr(options, entry.name) for entry in fields(TrainOptions)}
+    if options.checkpoint is None and options.pruning == "asha":
+        own |= {"checkpoint": PAUSE, "checkpoint_interval": options.epochs}
+    return TrainOptions(**own | {name: params[name] for name in tuned})

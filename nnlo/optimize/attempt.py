@@ -1,0 +1,247 @@
+"""One part of a trial, trained by an MPIManager on the ranks that it was given."""
+
+import json
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nnlo.errors import ModelError, NNLOError, RanksLost, TrainingError
+from nnlo.files import write_text
+from nnlo.history import History, Record
+from nnlo.model.adapter import ModelAdapter
+from nnlo.mpi import ulfm
+from nnlo.mpi.manager import MPIManager
+from nnlo.mpi.master import Master
+from nnlo.mpi.plan import Listener
+from nnlo.mpi.root import Root
+from nnlo.mpi.setup import together
+from nnlo.optimize.space import Params
+from nnlo.optimize.wire import PartEnd, part_from_json
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+log = logging.getLogger(__name__)
+
+OUTCOME = "outcome.json"
+"""Left in the folder of a part that is done, so that nobody trains it again."""
+
+_NO_ROOM = ("MemoryError", "out of memory", "OOM", "RESOURCE_EXHAUSTED", "ResourceExhausted")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a group of ranks is to train.
+
+    comm: theirs, None for a single rank without MPI. folder: of the part. fold: from 0, None
+    without folds. refit_epochs: as in ``Order``.
+    """
+
+    trial: int
+    params: Params
+    comm: "MPI.Intracomm | None"
+    folder: Path
+    fold: int | None = None
+    refit_epochs: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks for the part."""
+        return self.comm is None or self.comm.rank == 0
+
+
+class Voice(Protocol):
+    """How the first rank of a part speaks with rank 0 of the search."""
+
+    def report(
+        self,
+        epoch: int,
+        merits: Sequence[float],
+        metrics: Mapping[str, float],
+        *,
+        saved: bool = False,
+        is_last: bool = False,
+    ) -> None: ...
+
+    def verdict(self) -> str:
+        """Why the part must be left, empty while it goes on; asked again and again."""
+
+
+class Task(Protocol):
+    """What a search trains; the user's side of it."""
+
+    def make_manager(self, part: Part, listeners: Sequence[Listener]) -> MPIManager:
+        """The training of ``part``; on each of its ranks. listeners: on the first one."""
+
+    def measure(self, history: History, adapter: ModelAdapter) -> tuple[float, ...]:
+        """The merits, smaller being better; nan for what is not known yet."""
+
+    def is_saved(self, epoch: int) -> bool:
+        """Whether a training writes a checkpoint after that epoch."""
+
+    def save(self, part: Part, manager: MPIManager, *, is_done: bool) -> Mapping[str, str]:
+        """On the first rank, after the training: files by what they are, relative to the folder
+        of the search. is_done: False for a trial that was left."""
+
+    def forget(self) -> None:
+        """Let go of what the models of a part have taken; on each rank."""
+
+
+class Attempt:
+    """Calls train a part; all its ranks call. Returns its end on the first rank, None elsewhere.
+
+    Only the death of ranks may leave it as an exception.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self, part: Part, voice: Voice) -> PartEnd | None:
+        known = self._known(part)
+        if known is not None:
+            return known if part.is_first else None
+        part.folder.mkdir(parents=True, exist_ok=True)
+        teller = Teller(self._task.measure, self._task.is_saved, voice)
+        listeners = [teller] if part.is_first else []
+        manager: MPIManager | None = None
+        end: PartEnd | None = None
+        try:
+            manager = together(part.comm, lambda: self._task.make_manager(part, listeners))
+            manager.prepare()
+            teller.adapter = manager.adapter
+            manager.train()
+            if part.is_first:
+                end = self._end(part, manager, teller)
+        except ulfm.PeersLost:
+            raise
+        except NNLOError as error:
+            end = _failed(error, teller.verdict)
+        except Exception:  # code of the user's
+            end = PartEnd("failed", reason=traceback.format_exc())
+        if manager is not None:
+            end = self._close(manager, end)
+        self._task.forget()
+        return replace(end, fold=part.fold or 0) if part.is_first and end else None
+
+    def _known(self, part: Part) -> PartEnd | None:
+        """The end of a part that was done before its search was killed."""
+        found = together(part.comm, lambda: _read(part.folder) if part.is_first else None)
+        if part.comm is not None:
+            found = part.comm.bcast(found)
+        return found
+
+    def _end(self, part: Part, manager: MPIManager, teller: "Teller") -> PartEnd:
+        history = manager.history
+        assert history is not None
+        is_done = not (teller.verdict or manager.interrupted)
+        files = self._task.save(part, manager, is_done=is_done)
+        if teller.verdict:
+            return PartEnd("left", reason=teller.verdict)
+        if manager.interrupted:
+            return PartEnd("interrupted", reason=manager.interrupted)
+        end = PartEnd(
+            "done",
+            merits=self._task.measure(history, manager.adapter),
+            metrics=_numbers(history.epochs[-1] if history.epochs else {}),
+            epochs=len(history.epochs),
+            files=files,
+        )
+        write_text(part.folder / OUTCOME, json.dumps(asdict(end)))
+        return end
+
+    def _close(self, manager: MPIManager, end: PartEnd | None) -> PartEnd | None:
+        if manager.abandoned:
+            reason = (end.reason if end else "") or "ranks of its block did not end"
+            return PartEnd("failed", reason=reason, hangs=True)
+        try:
+            manager.close()
+        except NNLOError as error:
+            return _failed(error, "")
+        return end
+
+
+class Teller:
+    """Listens to a training: reports its merits, and ends it when it is told to."""
+
+    def __init__(
+        self,
+        measure: Callable[[History, ModelAdapter], tuple[float, ...]],
+        is_saved: Callable[[int], bool],
+        voice: Voice,
+    ) -> None:
+        self.verdict = ""
+        self.adapter: ModelAdapter | None = None
+        self._measure = measure
+        self._is_saved = is_saved
+        self._voice = voice
+        self._root: Root | None = None
+        self._master: Master | None = None
+        self._last: tuple[int, tuple[float, ...], dict[str, float]] | None = None
+
+    def begin(self, root: Root, master: Master) -> None:
+        self.goes_on(root, master)
+
+    def goes_on(self, root: Root, master: Master) -> None:
+        self._root, self._master = root, master
+
+    def epoch_began(self, epoch: int) -> None: ...
+
+    def updated(self, version: int, n_samples: int, logs: Record) -> None:
+        self._obey()
+
+    def epoch_ended(self, epoch: int, record: Record) -> None:
+        assert self._root is not None
+        assert self.adapter is not None
+        if self.verdict:
+            return
+        merits = self._measure(self._root.history, self.adapter)
+        self._last = record["epoch"], merits, _numbers(record)
+        self._voice.report(*self._last, saved=self._is_saved(record["epoch"]))
+        self._obey()
+
+    def end(self) -> None:
+        if self._last is not None and not self.verdict:
+            self._voice.report(*self._last, saved=True, is_last=True)
+
+    def _obey(self) -> None:
+        assert self._root is not None
+        assert self._master is not None
+        if not self.verdict and (verdict := self._voice.verdict()):
+            self.verdict = verdict
+            self._root.stop(self._master, f"search: {verdict}")
+
+
+def _read(folder: Path) -> PartEnd | None:
+    try:
+        found = json.loads((folder / OUTCOME).read_text())
+        return part_from_json(found)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("%s is of no use (%s): trained again", folder / OUTCOME, error)
+        return None
+
+
+def _failed(error: NNLOError, verdict: str) -> PartEnd:
+    """kind: what is to be blamed, see ``events.Failed``."""
+    if verdict:  # it was not wanted any more
+        return PartEnd("left", reason=verdict)
+    text = str(error)
+    kinds = {TrainingError: "nan", RanksLost: "transient", ModelError: "infeasible"}
+    kind = next((word for one, word in kinds.items() if isinstance(error, one)), "error")
+    if any(word in text for word in _NO_ROOM):
+        kind = "infeasible"
+    return PartEnd("failed", reason=text, kind=kind)
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a record of an epoch."""
+    work = ("epoch", "samples", "version", "staleness")
+    return {
+        name: float(value)
+        for name, value in record.items()
+        if name not in work and isinstance(value, int | float)
+    }
