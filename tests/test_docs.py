@@ -17,8 +17,8 @@ import pytest
 from nnlo.cli.getdata import main as get_data
 from nnlo.cli.launch import build_parser
 from nnlo.cli.options import parse
-from nnlo.cli.training import make_algo
 from nnlo.cli.train_options import TrainOptions
+from nnlo.cli.training import make_algo
 from tests.program import run_here
 
 ROOT = Path(__file__).resolve().parents[1]

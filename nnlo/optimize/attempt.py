@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 OUTCOME = "outcome.json"
 """Left in the folder of a part that is done, so that nobody trains it again."""
 
+Measure = Callable[[History, ModelAdapter], tuple[float, ...]]
+
 _NO_ROOM = ("MemoryError", "out of memory", "OOM", "RESOURCE_EXHAUSTED", "ResourceExhausted")
 
 
@@ -104,7 +106,7 @@ class Attempt:
         if known is not None:
             return known if part.is_first else None
         part.folder.mkdir(parents=True, exist_ok=True)
-        teller = Teller(self._task.measure, self._task.is_saved, voice)
+        teller = Teller(self._measure(part), self._task.is_saved, voice)
         listeners = [teller] if part.is_first else []
         manager: MPIManager | None = None
         end: PartEnd | None = None
@@ -120,7 +122,8 @@ class Attempt:
         except NNLOError as error:
             end = _failed(error, teller.verdict)
         except Exception:  # code of the user's
-            end = PartEnd("failed", reason=traceback.format_exc())
+            reason = traceback.format_exc()
+            end = PartEnd("failed", reason=reason, kind=_kind(reason))
         if manager is not None:
             end = self._close(manager, end)
         self._task.forget()
@@ -144,13 +147,17 @@ class Attempt:
             return PartEnd("interrupted", reason=manager.interrupted)
         end = PartEnd(
             "done",
-            merits=self._task.measure(history, manager.adapter),
+            merits=self._measure(part)(history, manager.adapter),
             metrics=_numbers(history.epochs[-1] if history.epochs else {}),
             epochs=len(history.epochs),
             files=files,
         )
         write_text(part.folder / OUTCOME, json.dumps(asdict(end)))
         return end
+
+    def _measure(self, part: Part) -> "Measure":
+        """What a training is judged by; one on all data has nothing to be judged on."""
+        return (lambda history, adapter: ()) if part.refit_epochs else self._task.measure
 
     def _close(self, manager: MPIManager, end: PartEnd | None) -> PartEnd | None:
         if manager.abandoned:
@@ -168,7 +175,7 @@ class Teller:
 
     def __init__(
         self,
-        measure: Callable[[History, ModelAdapter], tuple[float, ...]],
+        measure: "Measure",
         is_saved: Callable[[int], bool],
         voice: Voice,
     ) -> None:
@@ -229,12 +236,14 @@ def _failed(error: NNLOError, verdict: str) -> PartEnd:
     """kind: what is to be blamed, see ``events.Failed``."""
     if verdict:  # it was not wanted any more
         return PartEnd("left", reason=verdict)
-    text = str(error)
     kinds = {TrainingError: "nan", RanksLost: "transient", ModelError: "infeasible"}
-    kind = next((word for one, word in kinds.items() if isinstance(error, one)), "error")
-    if any(word in text for word in _NO_ROOM):
-        kind = "infeasible"
-    return PartEnd("failed", reason=text, kind=kind)
+    kind = next((word for one, word in kinds.items() if isinstance(error, one)), "")
+    return PartEnd("failed", reason=str(error), kind=kind or _kind(str(error)))
+
+
+def _kind(reason: str) -> str:
+    """Parameters that need more memory than there is are not a mistake of the user's."""
+    return "infeasible" if any(word in reason for word in _NO_ROOM) else "error"
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -6,7 +6,8 @@ arXiv:2310.20708), eq. 9. A running trial counts as if it had ended at its predi
 Kriging believer of Ginsbourger et al., 2010), so that blocks don't try the same twice.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,20 @@ from scipy.special import erfcx, log_ndtr
 from nnlo.errors import ConfigError
 from nnlo.optimize import gaussian_process
 from nnlo.optimize.dimensions import Array, Categorical
-from nnlo.optimize.gaussian_process import GaussianProcess
+from nnlo.optimize.gaussian_process import GaussianProcess, Numbers
 from nnlo.optimize.quasi_random import Sobol
-from nnlo.optimize.searcher import Told, draw, imputed, taken
+from nnlo.optimize.searcher import Told, draw, imputed
 from nnlo.optimize.space import Params, Space
 
 N_BEST = N_NEWEST = 150  # trials that the model sees, of more
-N_SPREAD = 1024  # candidates all over the cube
-N_NEAR = 40  # and as many around each of the best, for each of
+N_SPREAD = 512  # candidates all over the cube
+N_NEAR = 25  # and as many around each of the best, for each of
 STEPS = (0.01, 0.05, 0.2)  # these standard deviations
 N_CENTERS = 5
 N_KEPT = 200  # candidates, in case that the first are known
 N_REPAIRED = 60  # of them, where parameters are repaired
-N_CLIMBS = 4  # candidates from which a gradient climbs on
+N_CLIMBS = 4  # candidates from which gradients climb on, all at once, in
+N_STEPS = 20  # iterations
 
 
 class Bayesian:
@@ -44,6 +46,8 @@ class Bayesian:
         self.seed = seed
         self.n_initial = n_initial or min(20, max(5, space.n_dims + 1))
         self._design = Sobol(space, seed)
+        self._places = _Places(space)
+        self._fitted: tuple[bytes, Numbers] | None = None  # the newest, and of which data
 
     def ask(
         self, trial: int, told: Sequence[Told], running: Mapping[int, Params]
@@ -52,8 +56,8 @@ class Bayesian:
         if n_known < self.n_initial:
             return self._design.ask(trial, told, running)
         rng = np.random.default_rng([self.seed, trial])
-        keys = taken(self.space, told, running)
-        model, best = self._model(told, running, rng)
+        keys = self._places.keys(told, running)
+        model, best = self._model(trial, told, running)
         acquisition = _Acquisition(model, best)
         for unit in self._candidates(acquisition, rng):
             params = self.space.repaired(self.space.from_unit(unit))
@@ -62,35 +66,48 @@ class Bayesian:
         return draw(self.space, rng, keys)
 
     def _model(
-        self, told: Sequence[Told], running: Mapping[int, Params], rng: np.random.Generator
+        self, trial: int, told: Sequence[Told], running: Mapping[int, Params]
     ) -> tuple[GaussianProcess, float]:
         """What is known, with what is believed of running trials; and the best mean known."""
-        merits = one_merit(told, rng)
-        seen = chosen(merits)
-        targets = standardised(merits[seen])
-        units = np.array([self.space.to_unit(told[i].params) for i in seen])
-        numbers = gaussian_process.fit(self.space, units, targets)
-        model = GaussianProcess(self.space, units, targets, numbers)
-        best = float(model.predict(units)[0].min())
+        numbers = self._numbers(*self._data(trial, told[: self._mark(len(told))]))
+        model = GaussianProcess(self.space, *self._data(trial, told), numbers)
+        best = float(model.means.min())
         if running:
-            more = np.array([self.space.to_unit(params) for params in running.values()])
-            believed = np.concatenate([targets, model.predict(more)[0]])
-            model = GaussianProcess(self.space, np.concatenate([units, more]), believed, numbers)
+            model = model.believing(self._places.units(running.items()))
         return model, best
+
+    def _mark(self, n_told: int) -> int:
+        """How many of the told hyper-parameters are fitted on: a number that stays until there
+        are 10 % more, since a fit takes longer than all else."""
+        mark = self.n_initial
+        while (later := mark + max(1, mark // 10)) <= n_told:
+            mark = later
+        return mark
+
+    def _data(self, trial: int, told: Sequence[Told]) -> tuple[Array, Array]:
+        """Units and targets of those that the model sees."""
+        merits = one_merit(told, np.random.default_rng([self.seed, trial, 1]))
+        seen = chosen(merits)
+        units = self._places.units((told[i].trial, told[i].params) for i in seen)
+        return units, standardised(merits[seen])
+
+    def _numbers(self, units: Array, targets: Array) -> Numbers:
+        data = units.tobytes() + targets.tobytes()
+        if self._fitted is None or self._fitted[0] != data:
+            self._fitted = data, gaussian_process.fit(self.space, units, targets)
+        return self._fitted[1]
 
     def _candidates(self, acquisition: "_Acquisition", rng: np.random.Generator) -> Array:
         """Points where parameters stand, (n, n_unit), the most promising first."""
         space, model = self.space, acquisition.model
-        centers = model.units[np.argsort(model.predict(model.units)[0])[:N_CENTERS]]
-        near = [
-            space.snap(center + _steps(space, rng, step)) for center in centers for step in STEPS
-        ]
-        points = np.concatenate([space.spread(rng.random((N_SPREAD, space.n_dims))), *near])
-        values = acquisition(points)
-        points = points[np.argsort(-values, kind="stable")[:N_KEPT]]
-        climbed = np.concatenate([self._climb(acquisition, point) for point in points[:N_CLIMBS]])
-        points = np.concatenate([climbed, points])
-        points = points[np.argsort(-acquisition(points), kind="stable")]
+        centers = model.units[np.argsort(model.means, kind="stable")[:N_CENTERS]]
+        near = space.snap(_around(space, rng, centers))
+        points = np.concatenate([space.spread(rng.random((N_SPREAD, space.n_dims))), near])
+        points, values = _first(points, acquisition(points), N_KEPT)
+        more = self._climbed(acquisition, points[:N_CLIMBS])
+        points, _ = _first(
+            np.concatenate([more, points]), np.concatenate([acquisition(more), values])
+        )
         if space.repair is None:
             return points
         # The first again, in the order of what repair makes of them.
@@ -99,46 +116,71 @@ class Bayesian:
         if not units:
             return points[N_REPAIRED:]
         points = np.array(units)
-        return points[np.argsort(-acquisition(points), kind="stable")]
+        return _first(points, acquisition(points))[0]
 
-    def _climb(self, acquisition: "_Acquisition", point: Array) -> Array:
-        """Better points than ``point``, (n, n_unit), not in order."""
+    def _climbed(self, acquisition: "_Acquisition", points: Array) -> Array:
+        """Better points than ``points``, both (n, n_unit), and some beside those."""
         found = []
         for _ in range(2):
-            top = self._snapped_climb(acquisition, point)
-            others = _neighbours(self.space, top)
-            found.append(top[None])
-            if not len(others):
+            tops = self._tops(acquisition, points)
+            others = [_neighbours(self.space, top) for top in tops]
+            found += [tops, *others]
+            if not len(others[0]):
                 break
-            found.append(others)
-            values = acquisition(others)
-            if values.max() <= acquisition(top[None])[0]:
+            better = [_better(acquisition, *pair) for pair in zip(tops, others, strict=True)]
+            if not any(len(one) for one in better):
                 break
-            point = others[np.argmax(values)]
+            points = np.concatenate(better)
         return np.concatenate(found)
 
-    def _snapped_climb(self, acquisition: "_Acquisition", point: Array) -> Array:
+    def _tops(self, acquisition: "_Acquisition", points: Array) -> Array:
+        """Where gradients lead from ``points``, both (n, n_unit); categories stay."""
         free = _numeric_columns(self.space)
         if not free.any():
-            return point
+            return points
 
         def negative(numbers: Array) -> tuple[float, Array]:
-            unit = point.copy()
-            unit[free] = numbers
-            value, slope = acquisition.slope(unit)
-            return -value, -slope[free]
+            units = points.copy()
+            units[:, free] = numbers.reshape(len(points), -1)
+            values, slopes = acquisition.slopes(units)
+            return -float(values.sum()), -slopes[:, free].ravel()
 
+        start = points[:, free]
         found = minimize(
             negative,
-            point[free],
+            start.ravel(),
             jac=True,
             method="L-BFGS-B",
-            bounds=[(0.0, 1.0)] * int(free.sum()),
-            options={"maxiter": 30},
+            bounds=[(0.0, 1.0)] * start.size,
+            options={"maxiter": N_STEPS},
         )
-        unit = point.copy()
-        unit[free] = found.x
-        return np.asarray(self.space.snap(unit[None])[0])
+        units = points.copy()
+        units[:, free] = found.x.reshape(start.shape)
+        return self.space.snap(units)
+
+
+class _Places:
+    """Where parameters stand, kept by trial."""
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._known: dict[int, tuple[Params, str, Array]] = {}
+
+    def keys(self, told: Sequence[Told], running: Mapping[int, Params]) -> set[str]:
+        """As ``searcher.taken``."""
+        every = itertools.chain(((one.trial, one.params) for one in told), running.items())
+        return {self._of(*pair)[1] for pair in every}
+
+    def units(self, pairs: Iterable[tuple[int, Params]]) -> Array:
+        """Of numbered parameters, (n, n_unit)."""
+        return np.array([self._of(*pair)[2] for pair in pairs])
+
+    def _of(self, trial: int, params: Params) -> tuple[Params, str, Array]:
+        found = self._known.get(trial)
+        if found is None or found[0] is not params:
+            found = params, self._space.key(params), self._space.to_unit(params)
+            self._known[trial] = found
+        return found
 
 
 class _Acquisition:
@@ -152,13 +194,14 @@ class _Acquisition:
         mean, deviation = self.model.predict(units)
         return np.asarray(np.log(deviation) + log_improvement((self.best - mean) / deviation))
 
-    def slope(self, unit: Array) -> tuple[float, Array]:
-        mean, deviation, of_mean, of_deviation = self.model.slopes(unit)
+    def slopes(self, units: Array) -> tuple[Array, Array]:
+        """Values, (n,), and their gradients, (n, n_unit)."""
+        mean, deviation, of_mean, of_deviation = self.model.slopes(units)
         z = (self.best - mean) / deviation
-        log_h = float(log_improvement(np.array([z]))[0])
-        ratio = np.exp(log_ndtr(z) - log_h)
-        slope = of_deviation / deviation - ratio * (of_mean + z * of_deviation) / deviation
-        return float(np.log(deviation)) + log_h, slope
+        log_h = log_improvement(z)
+        ratio = np.exp(log_ndtr(z) - log_h)[:, None]
+        slopes = of_deviation - ratio * (of_mean + z[:, None] * of_deviation)
+        return np.log(deviation) + log_h, slopes / deviation[:, None]
 
 
 def log_improvement(z: Array) -> Array:
@@ -212,14 +255,22 @@ def chosen(merits: Array) -> NDArray[np.int64]:
     return np.concatenate([np.sort(older), np.arange(n - N_NEWEST, n)])
 
 
-def _steps(space: Space, rng: np.random.Generator, size: float) -> Array:
-    """Random steps, (N_NEAR, n_unit), along some dimensions each."""
-    moves = rng.random((N_NEAR, space.n_dims)) < max(0.3, 2 / space.n_dims)
+def _first(points: Array, values: Array, n: int | None = None) -> tuple[Array, Array]:
+    """The ``n`` points of largest value, in their order, and the values."""
+    order = np.argsort(-values, kind="stable")[:n]
+    return points[order], values[order]
+
+
+def _around(space: Space, rng: np.random.Generator, centers: Array) -> Array:
+    """Points random steps away from each of ``centers``, along some dimensions each."""
+    starts = np.repeat(centers, len(STEPS) * N_NEAR, axis=0)
+    sizes = np.tile(np.repeat(STEPS, N_NEAR), len(centers))[:, None]
+    moves = rng.random((len(starts), space.n_dims)) < max(0.3, 2 / space.n_dims)
     parts = []
     for move, one in zip(moves.T, space.dimensions, strict=True):
-        scale = 0.7 if isinstance(one, Categorical) else size
-        parts.append(move[:, None] * rng.normal(scale=scale, size=(N_NEAR, one.width)))
-    return np.concatenate(parts, axis=1)
+        scale = 0.7 if isinstance(one, Categorical) else sizes
+        parts.append(move[:, None] * scale * rng.normal(size=(len(starts), one.width)))
+    return starts + np.concatenate(parts, axis=1)
 
 
 def _neighbours(space: Space, unit: Array) -> Array:
@@ -232,6 +283,13 @@ def _neighbours(space: Space, unit: Array) -> Array:
             other[columns] = one.to_unit(value)
             found.append(other)
     return np.array(found).reshape(-1, len(unit))
+
+
+def _better(acquisition: _Acquisition, top: Array, others: Array) -> Array:
+    """The best of ``others``, (1, n_unit), if it is better than ``top``; else none."""
+    values = acquisition(np.concatenate([top[None], others]))
+    best = int(np.argmax(values))
+    return others[best - 1 : best] if best else others[:0]
 
 
 def _numeric_columns(space: Space) -> NDArray[np.bool_]:

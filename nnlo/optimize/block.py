@@ -48,16 +48,16 @@ class Trainer:
 
     def train(self, comm: "MPI.Intracomm | None", order: Order, speak: Speak) -> list[PartEnd]:
         """The ends of the parts that this rank was the first of; each rank of the block calls."""
-        if (comm is None or comm.rank == 0) and order.attempt == 1 and not order.refit_epochs:
-            # Of another search in that folder, or of a kill before the log knew of it.
-            shutil.rmtree(part_folder(self._root, order.trial), ignore_errors=True)
-        if comm is not None:
-            link.barrier(comm)
+        folder = part_folder(self._root, order.trial)
         if order.refit_epochs:
             folder = self._root / "refit"
+        if (comm is None or comm.rank == 0) and (order.attempt == 1 or order.refit_epochs):
+            # Of another search in that folder, or of a kill before the log knew of it.
+            shutil.rmtree(folder, ignore_errors=True)
+        if comm is not None:
+            link.barrier(comm)
+        if order.refit_epochs or self._layout.n_folds == 1:
             return self._run(comm, order, folder, None, speak)
-        if self._layout.n_folds == 1:
-            return self._run(comm, order, part_folder(self._root, order.trial), None, speak)
         if self._layout.n_at_once > 1 and comm is not None:
             fold, group = self._fold_of(comm)
             return self._run_fold(group, order, fold, speak)

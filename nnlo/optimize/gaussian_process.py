@@ -6,6 +6,7 @@ are those of largest evidence times prior. The prior of the length scales grows 
 root of the number of dimensions (Hvarfner, Hellsten & Nardi, ICML 2024, arXiv:2402.02229).
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -40,32 +41,56 @@ class GaussianProcess:
         self.numbers = numbers
         self._columns = _column_weights(space, numbers.scales)
         self._scaled = units * self._columns
-        covariance = numbers.signal * matern(squareform(pdist(self._scaled, "sqeuclidean")))
-        covariance[np.diag_indices(len(units))] += numbers.noise + JITTER * numbers.signal
+        self._nugget = numbers.noise + JITTER * numbers.signal
+        covariance = self._kernel(squareform(pdist(self._scaled, "sqeuclidean")))
+        covariance[np.diag_indices(len(units))] += self._nugget
         self._root = np.linalg.cholesky(covariance)
-        self._weights = cho_solve((self._root, True), targets)
+        self._weights = cho_solve((self._root, True), targets, check_finite=False)
+        self.means = targets - self._nugget * self._weights
+        """What it predicts at ``units``, (n,)."""
+
+    def believing(self, units: Array) -> "GaussianProcess":
+        """The posterior if targets at ``units``, (m, n_unit), were as it predicts them: means
+        stay, deviations shrink."""
+        n, m = len(self.units), len(units)
+        other = copy(self)
+        other.units = np.concatenate([self.units, units])
+        other._scaled = other.units * self._columns
+        near, part = self._near(other._scaled[n:])
+        inner = self._kernel(squareform(pdist(other._scaled[n:], "sqeuclidean")))
+        inner[np.diag_indices(m)] += self._nugget
+        corner = np.linalg.cholesky(inner - part.T @ part)
+        other._root = np.block([[self._root, np.zeros((n, m))], [part.T, corner]])
+        other._weights = np.concatenate([self._weights, np.zeros(m)])
+        other.means = np.concatenate([self.means, near @ self._weights])
+        return other
 
     def predict(self, units: Array) -> tuple[Array, Array]:
         """Mean and standard deviation without the noise, both (m,), at ``units``, (m, n_unit)."""
-        near = self.numbers.signal * matern(
-            cdist(units * self._columns, self._scaled, "sqeuclidean")
-        )
-        part = solve_triangular(self._root, near.T, lower=True, check_finite=False)
+        near, part = self._near(units * self._columns)
         variance = self.numbers.signal - np.einsum("ij,ij->j", part, part)
         return near @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
 
-    def slopes(self, unit: Array) -> tuple[float, float, Array, Array]:
-        """Mean, standard deviation and their gradients, each (n_unit,), at one point."""
-        differences = unit * self._columns - self._scaled
-        squares = np.einsum("ij,ij->i", differences, differences)
-        near = self.numbers.signal * matern(squares)
+    def slopes(self, units: Array) -> tuple[Array, Array, Array, Array]:
+        """Mean and standard deviation, (m,), and their gradients, (m, n_unit), at ``units``."""
+        differences = (units * self._columns)[:, None] - self._scaled
+        squares = np.einsum("ijk,ijk->ij", differences, differences)
+        near = self._kernel(squares)
         slopes = 2 * self.numbers.signal * matern_slope(squares)
-        inward = cho_solve((self._root, True), near, check_finite=False)
-        variance = max(self.numbers.signal - float(near @ inward), 1e-12)
-        deviation = variance**0.5
-        of_mean = ((slopes * self._weights) @ differences) * self._columns
-        of_deviation = -((slopes * inward) @ differences) * self._columns / deviation
-        return float(near @ self._weights), deviation, of_mean, of_deviation
+        inward = cho_solve((self._root, True), near.T, check_finite=False).T
+        variance = self.numbers.signal - np.einsum("ij,ij->i", near, inward)
+        deviation = np.sqrt(np.maximum(variance, 1e-12))
+        of_mean = np.einsum("ij,ijk->ik", slopes * self._weights, differences) * self._columns
+        of_variance = np.einsum("ij,ijk->ik", slopes * inward, differences) * self._columns
+        return near @ self._weights, deviation, of_mean, -of_variance / deviation[:, None]
+
+    def _near(self, scaled: Array) -> tuple[Array, Array]:
+        """Covariances with all that is known, (m, n), and the root's inverse times them, (n, m)."""
+        near = self._kernel(cdist(scaled, self._scaled, "sqeuclidean"))
+        return near, solve_triangular(self._root, near.T, lower=True, check_finite=False)
+
+    def _kernel(self, squares: Array) -> Array:
+        return self.numbers.signal * matern(squares)
 
 
 def matern(squares: Array) -> Array:
