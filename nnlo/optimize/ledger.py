@@ -96,7 +96,8 @@ class Ledger:
     def outcome(self, block: int, outcome: Outcome, now: float) -> list[Event]:
         """What the coordinator shall hear; the block has no trial then."""
         task = self._tasks.get(block)
-        if task is not None and outcome.trial >= 0 and outcome.trial != task.trial:
+        told = outcome.trial, outcome.attempt
+        if task is not None and outcome.trial >= 0 and told != (task.trial, task.attempt):
             return []  # of an order before
         self.forget(block)
         if task is None or outcome.trial < 0:
@@ -104,7 +105,8 @@ class Ledger:
         seconds = self._seconds.get(task.trial, 0.0) + now - task.started
         self._seconds[task.trial] = seconds
         states = {part.state for part in outcome.parts}
-        if states == {"done"} and task.word in ("", "suspend"):
+        is_done = states == {"done"} and len(outcome.parts) == self._layout.n_folds
+        if is_done and task.word in ("", "suspend"):
             return [self._finished(block, task, outcome.parts, seconds)]
         if task.word:
             return [Idle(block)]
