@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -250,6 +250,7 @@ class ModelFromPython(ModelBuilder):
                 f"write def {name}(...) or take another name"
             )
 
+        @wraps(function)  # figure_of_merit may have names
         def call(argument: Any) -> Any:
             with _importable(self.file.parent):
                 return function(argument)
