@@ -10,6 +10,7 @@ from nnlo.optimize.events import (
     Dismiss,
     End,
     Event,
+    Interrupted,
     Start,
     Tick,
     Verdict,
@@ -54,6 +55,8 @@ class Conductor:
         self.is_over = False
         self.reason = ""
         """Why the search has ended."""
+        self.interrupted = ""
+        """What has ended it before its time, such as a signal."""
         self._coordinator = coordinator
         self._study = study
         self._mirror = mirror
@@ -76,6 +79,8 @@ class Conductor:
     def tell(self, event: Event, outlet: Outlet) -> None:
         """Something has happened: write down what follows, then let it be known."""
         now = self._now()
+        if isinstance(event, Interrupted):
+            self.interrupted = self.interrupted or event.reason
         actions = self._coordinator.handle(event, now)
         writes = [action.record for action in actions if isinstance(action, Write)]
         if writes:
