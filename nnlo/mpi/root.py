@@ -61,6 +61,7 @@ class Root:
         self._started = self._epoch_started = 0.0
         self._master: Master | None = None
         self._is_captured = False
+        self._is_left = False
 
     @property
     def n_samples(self) -> int:
@@ -113,6 +114,7 @@ class Root:
             listener.epoch_began(self._epoch)
         if follows is not None:
             self.interrupted = follows.interrupted
+            self._is_left = follows._is_left
             if follows.history.stopped:
                 self.stop(master, follows.history.stopped)
 
@@ -269,6 +271,12 @@ class Root:
             if not self._is_captured:  # else the next root tells the workers, there are others
                 master.stop()
 
+    def leave(self, master: Master, reason: str) -> None:
+        """End a run whose result nobody waits for: it can go on later, as after a signal, but
+        what it did in an unfinished epoch is not validated."""
+        self._is_left = True
+        self.stop(master, reason)
+
     def poll(self, master: Master) -> None:
         """Take up what has happened beside the loop: validation results, signals."""
         if self.interrupted:
@@ -292,7 +300,8 @@ class Root:
             futures.wait([self._evaluation[0]], timeout=LAST_VALIDATION_S)
             self.background.cancelled.set()
         self._collect(master, wait=True)
-        if self._sums[0] and not self.interrupted:  # samples beyond the last whole epoch
+        is_whole = not (self.interrupted or self._is_left)
+        if self._sums[0] and is_whole:  # samples beyond the last whole epoch
             self._validate(master, self._record(master, self._epoch + 1), due=True)
             self._collect(master, wait=True)
         self.history.stopped = self.history.stopped or "epochs"

@@ -41,6 +41,21 @@ class Story:
         self.lines.append("end")
 
 
+class Leaver(Story):
+    """A listener that leaves the run at a version."""
+
+    def __init__(self, version):
+        super().__init__()
+        self.version = version
+
+    def begin(self, root, master):
+        self.leave = lambda: root.leave(master, "not wanted")
+
+    def updated(self, version, n_samples, logs):
+        if version == self.version:
+            self.leave()
+
+
 def given(values):
     """Validation that returns these losses in turn, and the snapshots it was given."""
     todo, seen = list(values), []
@@ -171,6 +186,16 @@ def test_an_interrupted_run_skips_its_last_validation():
     assert column(job, "epoch") == [1]
     assert job.history.stopped == "SIGINT"
     assert job.master.version == 9  # the batch under way when the signal came
+
+
+def test_a_run_that_is_left_skips_its_last_validation_and_goes_on_exactly(tmp_path):
+    whole = Job(n_epochs=3).run()
+    job = Job(n_epochs=3, folder=tmp_path, plan={"listeners": (Leaver(9),)}).run()
+    assert job.history.stopped == "not wanted"
+    assert [(one["epoch"], "val_loss" in one) for one in job.history.epochs] == [(1, True)]
+    again = Job(n_epochs=3, folder=tmp_path, restore=job.checkpoint(job.files()[-1])).run()
+    np.testing.assert_array_equal(again.master.weights, whole.master.weights)
+    assert column(again, "val_loss") == column(whole, "val_loss")
 
 
 def test_listeners_hear_begin_epochs_updates_and_end_in_order():
