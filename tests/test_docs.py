@@ -16,16 +16,23 @@ import pytest
 
 from nnlo.cli.getdata import main as get_data
 from nnlo.cli.launch import build_parser
+from nnlo.cli.optimize_options import OptimizeOptions, tunable
 from nnlo.cli.options import parse
 from nnlo.cli.train_options import TrainOptions
 from nnlo.cli.training import make_algo
+from nnlo.model import load_builder
+from nnlo.optimize.merit import Merit
+from nnlo.optimize.pruning import PRUNERS
+from nnlo.optimize.searcher import SEARCHERS
+from nnlo.optimize.space import Space
 from tests.program import run_here
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = ("TrainingDriver", "GetData", "nnlorun")
+OURS = ("TrainingDriver", "OptimizationDriver", "GetData", "nnlorun")
+ZOO = {path.stem for path in (ROOT / "models").glob("*.py")}
 LAUNCHERS = ("mpirun", "srun", "jsrun", "aprun")
-KNOWN = ("tensorboard", ".", "kill")  # programs of others, not checked
+KNOWN = ("tensorboard", "optuna-dashboard", ".", "kill")  # programs of others, not checked
 SETTINGS = {"KERAS_BACKEND", "NNLO_MPIRUN", "NNLO_DATA", "DATA_CACHE", "DATA_COPY_COMMAND"}
 
 
@@ -94,6 +101,15 @@ def check_training(arguments: list[str]) -> None:
     make_algo(parse("TrainingDriver", TrainOptions, "", arguments))
 
 
+def check_search(arguments: list[str]) -> None:
+    options = parse("OptimizationDriver", OptimizeOptions, "", arguments)
+    make_algo(options)
+    Merit.from_text(options.merit or "loss")
+    if options.tune and options.model in ZOO:
+        names = Space.from_tune(options.tune).names
+        assert set(names) <= {*tunable(), *load_builder(options.model).parameter_names}
+
+
 def check_data(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         get_data([*arguments, "--help"])
@@ -123,6 +139,7 @@ def check_make(arguments: list[str]) -> None:
 CHECKS = {
     "nnlorun": check_nnlorun,
     "TrainingDriver": check_training,
+    "OptimizationDriver": check_search,
     "GetData": check_data,
     "python": check_script,
     "python3.11": check_script,
@@ -155,6 +172,8 @@ def test_every_word_of_a_command_is_understood(page, command, shown):
         "nnlorun -n 3 TrainingDriver --model digits --no-such-option",
         "nnlorun -n 3 --no-such-option TrainingDriver --model digits",
         "mpirun -np 3 TrainingDriver --model digits --mode no-such-mode",
+        "OptimizationDriver --model digits --tune no_such_parameter=1:2",
+        "nnlorun -n 3 OptimizationDriver --model digits --hyper-opt no-such-searcher",
         "GetData no-such-set",
         "make no-such-target",
         "pip install .[no-such-extra]",
@@ -171,7 +190,7 @@ def test_a_stale_command_would_be_found(command):
 @pytest.mark.distributed
 def test_marked_blocks_run_one_after_the_other(shown):
     marked = [block for block in blocks() if block.is_run]
-    assert 4 <= sum(len(block.commands) for block in marked if block.language == "bash") <= 7
+    assert 4 <= sum(len(block.commands) for block in marked if block.language == "bash") <= 8
     marked.sort(key=lambda block: "GetData" not in block.text)
     for block in marked:
         if block.language == "python":
@@ -185,8 +204,9 @@ def test_marked_blocks_run_one_after_the_other(shown):
 # Prose ------------------------------------------------------------------------------------
 
 
-def test_code_of_the_library_guide_runs():
+def test_code_of_the_library_guide_runs(tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks():
         if block.page == "library.md" and block.language == "python":
@@ -207,12 +227,26 @@ def test_every_link_leads_somewhere(page):
             assert anchor in [re.sub(r"[^\w\- ]", "", h).replace(" ", "-") for h in headings]
 
 
-def test_every_option_is_in_a_guide_on_training():
-    guides = ("training.md", "algorithms.md", "shapes.md", "faults.md")
+def missing(options: type, *guides: str) -> set[str]:
+    """The options that no guide names."""
     text = "".join((ROOT / "docs" / name).read_text() for name in guides)
     written = {name.replace("_", "-") for name in re.findall(r"--([a-z][\w-]*)", text)}
-    options = {name.replace("_", "-") for name in TrainOptions.__dataclass_fields__}
-    assert options - written == set()
+    return {name.replace("_", "-") for name in options.__dataclass_fields__} - written
+
+
+def test_every_option_is_in_a_guide_on_training():
+    guides = ("training.md", "algorithms.md", "shapes.md", "faults.md")
+    assert missing(TrainOptions, *guides) == set()
+
+
+def test_every_option_of_a_search_is_in_its_guide():
+    of_trainings = {name.replace("_", "-") for name in TrainOptions.__dataclass_fields__}
+    assert missing(OptimizeOptions, "search.md") - of_trainings == set()
+
+
+@pytest.mark.parametrize("name", [*SEARCHERS, *PRUNERS])
+def test_every_searcher_and_rule_is_in_the_guide(name):
+    assert f"| `{name}`" in (ROOT / "docs/search.md").read_text()
 
 
 def test_every_guide_and_example_is_named_somewhere():

@@ -13,6 +13,7 @@ from tests.program import run_here
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PROGRAMS = {"train_with_callbacks", "own_data", "simulate_downpour"}
 MODELS = {"example_mnist", "example_mnist_torch"}
+SEARCHED = {"search_my_model"}
 
 pytestmark = pytest.mark.distributed
 
@@ -33,7 +34,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def test_no_example_is_left_out():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == PROGRAMS | MODELS
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == PROGRAMS | MODELS | SEARCHED
 
 
 def test_callbacks_run_and_write_their_files(tmp_path):
@@ -71,3 +72,14 @@ def test_model_files_train_by_their_command_line(name, images):
     history = json.loads((images / "runs" / f"{name}-train" / "history.json").read_text())
     assert [record["epoch"] for record in history["epochs"]] == [1]
     assert "val_accuracy" in history["epochs"][0]
+
+
+def test_a_model_file_is_searched_by_its_command_line(tmp_path):
+    file = str(EXAMPLES / "search_my_model.py")
+    run_here(
+        tmp_path, "python", "OptimizationDriver", "--model", file, "--epochs", "1", "--num", "2"
+    )
+    folder = tmp_path / "runs" / "search_my_model-train"
+    (*trials,) = json.loads((folder / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+    assert (folder / "best" / "best.keras").is_file()
