@@ -5,12 +5,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnlo import log as logs
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
-from nnlo.cli.driver import drive
+from nnlo.cli.driver import drive, tell
 from nnlo.cli.marks import code_of_end, count_restarts, mark_done, mark_started
 from nnlo.cli.optimize_options import OptimizeOptions
 from nnlo.cli.rundir import RunDirectory
@@ -25,7 +25,8 @@ from nnlo.mpi import link
 from nnlo.mpi.setup import together
 from nnlo.optimize.attempt import Attempt
 from nnlo.optimize.layout import Layout
-from nnlo.optimize.search import Search
+from nnlo.optimize.search import Plan, Search
+from nnlo.optimize.study import STUDY
 from nnlo.optimize.trials import Record, Trials
 
 if TYPE_CHECKING:
@@ -72,29 +73,31 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
     results = SearchResults(
         folder.path, _given(options), tuned, _note(folder), options.keep_models
     )
-    restores = options.opt_restore or (
-        count_restarts(os.environ) > 0 and (folder.path / "study.log").exists()
-    )
-    plan = None
-    if rank == 0:
-        told = SearchLog(options.n_trials)
-        plan = make_plan(
+    told = _both(SearchLog(options.n_trials), results)
+
+    def begin() -> None:
+        folder.write_config(options, {"n_ranks": layout.n_ranks})
+        log.info("%s: %d trials of %s; %s", name, options.n_trials, layout.describe(), folder.path)
+        mark_started(folder.path / STUDY)
+
+    def plan() -> Plan:
+        log_is_there = (folder.path / STUDY).exists()
+        return make_plan(
             options,
             name,
             space,
             merit,
             layout=layout,
-            restores=restores,
-            hear=_both(told, results),
+            restores=options.opt_restore or (count_restarts(os.environ) > 0 and log_is_there),
+            begin=begin,
+            hear=told,
         )
-        folder.write_config(options, {"n_ranks": layout.n_ranks})
-        log.info("%s: %d trials of %s; %s", name, options.n_trials, layout.describe(), folder.path)
-        mark_started(folder.path / "study.log")
+
     search = Search(
         comm,
         folder.path,
         Logged(Attempt(task), role),
-        plan,
+        together(comm, lambda: plan() if rank == 0 else None),
         block_size=options.block_size,
         n_folds=options.n_fold,
     )
@@ -113,19 +116,37 @@ def _search(search: Search, results: SearchResults, options: OptimizeOptions, ra
             _show(search, text)
     except NNLOError as raised:  # the others must not wait for ever
         error = raised
-    is_whole = search.close()
-    if error is not None:
-        raise error
+    if search.hung:
+        _end_all(search, error)
+    search.close(error)
     if rank > 0:
         return 0
-    code = code_of_end(search.interrupted, has_checkpoint=True)
-    if not code and not any(trial.state == "finished" for trial in search.trials.rows):
-        code = 1
+    code = _code(search)
     mark_done(code)
-    if not is_whole:
-        log.error("ranks of a trial that failed have not ended: they are ended now")
-        link.abort(code or 1)
     return code
+
+
+def _code(search: Search) -> int:
+    code = code_of_end(search.interrupted or search.reason, has_checkpoint=True)
+    if not code and not any(trial.state == "finished" for trial in search.trials.rows):
+        return 1
+    return code
+
+
+def _end_all(search: Search, error: NNLOError | None) -> NoReturn:
+    """Some ranks hang in code of the user's: nothing else can end them."""
+    if error is not None:
+        tell(PROG, error)
+    blocks = ", ".join(map(str, sorted(search.hung)))
+    log.error(
+        "all ranks must end, got some of block %s that hang: they are ended now; see the logs of "
+        "the trials that they had",
+        blocks,
+    )
+    code = _code(search) or 1
+    mark_done(code)
+    link.abort(code)
+    raise AssertionError("MPI_Abort returned")
 
 
 def _show(search: Search, text: str) -> None:

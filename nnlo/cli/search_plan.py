@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
@@ -13,7 +13,8 @@ from nnlo.cli.config_file import pairs
 from nnlo.cli.optimize_options import OptimizeOptions, tunable
 from nnlo.cli.search_task import Measure, training_options
 from nnlo.cli.train_options import TrainOptions
-from nnlo.cli.training import make_data
+from nnlo.cli.search_log import in_words
+from nnlo.cli.training import make_algo, make_data
 from nnlo.data.folds import read_classes, whole_data
 from nnlo.errors import ConfigError
 from nnlo.model import ModelBuilder
@@ -29,6 +30,10 @@ from nnlo.optimize.search import Plan
 from nnlo.optimize.searcher import make_searcher
 from nnlo.optimize.space import Params, Repair, Space
 from nnlo.optimize.trials import Trial
+
+
+_TRIES = 30
+"""Draws of a space that are looked at before the search begins."""
 
 
 def make_space(options: OptimizeOptions, builder: ModelBuilder) -> tuple[Space, tuple[str, ...]]:
@@ -94,7 +99,16 @@ def _try(options: OptimizeOptions, space: Space, tuned: Sequence[str]) -> None:
                 raise ConfigError(
                     f"--tune {one.name} must be of {wanted}, got {value!r}; correct the range"
                 )
-    training_options(options, space.sample(np.random.default_rng(0)), tuned)
+    rng = np.random.default_rng(0)
+    for _ in range(_TRIES):
+        params = space.sample(rng)
+        try:
+            make_algo(training_options(options, params, tuned))
+        except ConfigError as error:
+            raise ConfigError(
+                f"all that --tune lets pass must go together, got {in_words(params)}: {error}; "
+                "narrow the ranges, or reject it by repair(params) in the model's file"
+            ) from error
 
 
 def make_measure(
@@ -140,14 +154,13 @@ def make_plan(
     *,
     layout: Layout,
     restores: bool,
+    begin: Callable[[], None],
     hear: Hear,
 ) -> Plan:
     """What rank 0 knows. Raises ConfigError for what cannot be searched so."""
     if options.plots and find_spec("matplotlib") is None:
         raise ConfigError("--plots must have matplotlib, got none; pip install 'nnlo[plots]'")
-    more = {}
-    if options.ga_populations is not None:
-        more["population"] = options.ga_populations
+    more = {} if options.population is None else {"population": options.population}
     searcher = make_searcher(options.hyper_opt, space, options.seed, **more)
     pruner = _make_pruner(options, layout)
     limits = Limits(
@@ -170,7 +183,16 @@ def make_plan(
     }
     epochs = _refit_epochs(options) if options.refit else None
     return Plan(
-        space, searcher, limits, pruner, merit, header, restores, hear, refit_epochs=epochs
+        space,
+        searcher,
+        limits,
+        pruner,
+        merit,
+        header,
+        restores,
+        begin,
+        hear,
+        refit_epochs=epochs,
     )
 
 

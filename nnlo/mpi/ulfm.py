@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from nnlo.errors import NNLOError
 from nnlo.mpi import link
 
 if TYPE_CHECKING:
@@ -144,3 +145,24 @@ def together_with_survivors(
         if not is_on() or agreed(comm, bool(result)):
             return comm, result[0]
         comm = shrink(comm)
+
+
+def all_or_none(comm: "MPI.Intracomm", step: Callable[[], T]) -> T:
+    """The result of ``step``, which is collective on ``comm``; an NNLOError of it passes.
+
+    Raises PeersLost on all living ranks of ``comm`` where any of them has lost another in it.
+    """
+    result: list[T] = []
+    error: NNLOError | None = None
+    try:
+        with losses(comm):
+            result.append(step())
+    except PeersLost:
+        revoke(comm)
+    except NNLOError as raised:
+        error = raised
+    if is_on() and not agreed(comm, bool(result or error)):
+        raise PeersLost("ranks were lost while others wait for them")
+    if error is not None:
+        raise error
+    return result[0]

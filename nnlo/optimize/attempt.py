@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from nnlo.errors import ModelError, NNLOError, RanksLost, TrainingError
 from nnlo.files import write_text
@@ -24,6 +24,8 @@ from nnlo.optimize.wire import PartEnd, part_from_json
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"
@@ -39,7 +41,7 @@ class Part:
     """What a group of ranks is to train.
 
     comm: theirs, None for a single rank without MPI. folder: of the part. fold: from 0, None
-    without folds. refit_epochs: as in ``Order``.
+    without folds. refit_epochs, from_epoch: as in ``Order``.
     """
 
     trial: int
@@ -48,6 +50,7 @@ class Part:
     folder: Path
     fold: int | None = None
     refit_epochs: int = 0
+    from_epoch: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -102,18 +105,16 @@ class Attempt:
         self._task = task
 
     def __call__(self, part: Part, voice: Voice) -> PartEnd | None:
-        known = self._known(part)
-        if known is not None:
-            return known if part.is_first else None
-        part.folder.mkdir(parents=True, exist_ok=True)
-        teller = Teller(self._measure(part), self._task.is_saved, voice)
-        listeners = [teller] if part.is_first else []
+        teller = Teller(self._measure(part), self._task.is_saved, voice, part.from_epoch)
         manager: MPIManager | None = None
         end: PartEnd | None = None
         try:
-            manager = together(part.comm, lambda: self._task.make_manager(part, listeners))
+            found = _all_or_none(part, lambda: self._begin(part, teller))
+            if isinstance(found, PartEnd):
+                return found if part.is_first else None
+            manager = found
             manager.prepare()
-            teller.adapter = manager.adapter
+            teller.prepared(manager)
             manager.train()
             if part.is_first:
                 end = self._end(part, manager, teller)
@@ -129,6 +130,19 @@ class Attempt:
         self._task.forget()
         return replace(end, fold=part.fold or 0) if part.is_first and end else None
 
+    def _begin(self, part: Part, teller: "Teller") -> "MPIManager | PartEnd":
+        """What trains a part, or how it has ended before; collective."""
+        known = self._known(part)
+        if known is not None:
+            return known
+        listeners = [teller] if part.is_first else []
+
+        def make() -> MPIManager:
+            part.folder.mkdir(parents=True, exist_ok=True)
+            return self._task.make_manager(part, listeners)
+
+        return together(part.comm, make)
+
     def _known(self, part: Part) -> PartEnd | None:
         """The end of a part that was done before its search was killed."""
         found = together(part.comm, lambda: _read(part.folder) if part.is_first else None)
@@ -139,14 +153,15 @@ class Attempt:
     def _end(self, part: Part, manager: MPIManager, teller: "Teller") -> PartEnd:
         history = manager.history
         assert history is not None
-        is_done = not (teller.verdict or manager.interrupted)
+        is_done = teller.is_whole or not (teller.verdict or manager.interrupted)
         files = self._task.save(part, manager, is_done=is_done)
-        if teller.verdict:
+        if not is_done and teller.verdict:
             return PartEnd("left", reason=teller.verdict)
-        if manager.interrupted:
+        if not is_done:
             return PartEnd("interrupted", reason=manager.interrupted)
         end = PartEnd(
             "done",
+            part.fold or 0,
             merits=self._measure(part)(history, manager.adapter),
             metrics=_numbers(history.epochs[-1] if history.epochs else {}),
             epochs=len(history.epochs),
@@ -171,25 +186,45 @@ class Attempt:
 
 
 class Teller:
-    """Listens to a training: reports its merits, and ends it when it is told to."""
+    """Listens to a training: reports its merits, and ends it when it is told to.
+
+    from_epoch: what came before is known to rank 0; what a restored training did after it is
+    told when it goes on. Epochs without the validation that the others have are passed over.
+    """
 
     def __init__(
         self,
         measure: "Measure",
         is_saved: Callable[[int], bool],
         voice: Voice,
+        from_epoch: int = 0,
     ) -> None:
         self.verdict = ""
-        self.adapter: ModelAdapter | None = None
         self._measure = measure
         self._is_saved = is_saved
         self._voice = voice
+        self._from_epoch = from_epoch
+        self._manager: MPIManager | None = None
         self._root: Root | None = None
         self._master: Master | None = None
         self._last: tuple[int, tuple[float, ...], dict[str, float]] | None = None
 
+    def prepared(self, manager: MPIManager) -> None:
+        """The training is about to begin."""
+        self._manager = manager
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last epoch is over and its merit known."""
+        assert self._manager is not None
+        return self._last is not None and self._last[0] >= self._manager.settings.num_epochs
+
     def begin(self, root: Root, master: Master) -> None:
         self.goes_on(root, master)
+        epochs = root.history.epochs
+        for n, record in enumerate(epochs, 1):
+            if record["epoch"] > self._from_epoch:
+                self._tell(replace(root.history, epochs=epochs[:n]), is_saved=True)
 
     def goes_on(self, root: Root, master: Master) -> None:
         self._root, self._master = root, master
@@ -201,13 +236,20 @@ class Teller:
 
     def epoch_ended(self, epoch: int, record: Record) -> None:
         assert self._root is not None
-        assert self.adapter is not None
-        if self.verdict:
-            return
-        merits = self._measure(self._root.history, self.adapter)
-        self._last = record["epoch"], merits, _numbers(record)
-        self._voice.report(*self._last, saved=self._is_saved(record["epoch"]))
+        self._tell(self._root.history, is_saved=self._is_saved(record["epoch"]))
         self._obey()
+
+    def _tell(self, history: History, *, is_saved: bool) -> None:
+        """Report the last epoch of ``history``."""
+        assert self._root is not None
+        assert self._manager is not None
+        record = history.epochs[-1]
+        if not all(name in record for name in self._root.metric_names):
+            return
+        merits = self._measure(history, self._manager.adapter)
+        self._last = record["epoch"], merits, _numbers(record)
+        if not self.verdict:
+            self._voice.report(*self._last, saved=is_saved)
 
     def end(self) -> None:
         if self._last is not None and not self.verdict:
@@ -216,9 +258,15 @@ class Teller:
     def _obey(self) -> None:
         assert self._root is not None
         assert self._master is not None
-        if not self.verdict and (verdict := self._voice.verdict()):
+        if self.verdict or self.is_whole:  # what is done is not thrown away
+            return
+        if verdict := self._voice.verdict():
             self.verdict = verdict
-            self._root.stop(self._master, f"search: {verdict}")
+            self._root.leave(self._master, f"search: {verdict}")
+
+
+def _all_or_none(part: Part, step: Callable[[], T]) -> T:
+    return step() if part.comm is None else ulfm.all_or_none(part.comm, step)
 
 
 def _read(folder: Path) -> PartEnd | None:

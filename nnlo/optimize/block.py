@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NO_RANK_0 = (
+    "rank 0 must live until the search has ended, got its death; start it again with "
+    "--opt-restore, or let nnlorun --max-restarts 3 do that by itself"
+)
+
 Perform = Callable[[Part, Voice], PartEnd | None]
 """Trains a part; called by all its ranks, the end counts on the first one."""
 
@@ -55,7 +60,7 @@ class Trainer:
             # Of another search in that folder, or of a kill before the log knew of it.
             shutil.rmtree(folder, ignore_errors=True)
         if comm is not None:
-            link.barrier(comm)
+            ulfm.all_or_none(comm, lambda: link.barrier(comm))
         if order.refit_epochs or self._layout.n_folds == 1:
             return self._run(comm, order, folder, None, speak)
         if self._layout.n_at_once > 1 and comm is not None:
@@ -71,7 +76,8 @@ class Trainer:
         fold: int | None,
         speak: Speak,
     ) -> list[PartEnd]:
-        part = Part(order.trial, order.params, comm, folder, fold, order.refit_epochs)
+        about = order.refit_epochs, order.from_epoch
+        part = Part(order.trial, order.params, comm, folder, fold, *about)
         end = self._perform(part, speak(order, fold or 0))
         return [end] if end is not None else []
 
@@ -86,7 +92,8 @@ class Trainer:
         parts = cut(range(comm.size), self._layout.n_at_once)
         fold = next(i for i, ranks in enumerate(parts) if comm.rank in ranks)
         if self._cut is not comm:
-            self._cut, self._group = comm, comm.Split(fold, comm.rank)
+            self._group = ulfm.all_or_none(comm, lambda: comm.Split(fold, comm.rank))
+            self._cut = comm
         return fold, self._group
 
     def _one_after_another(
@@ -106,11 +113,17 @@ class Trainer:
                     ends.append(PartEnd("left", fold, reason=verdict))
                     goes_on = False
             if comm is not None:
-                link.barrier(comm)
-                goes_on = comm.bcast(goes_on)
+                goes_on = ulfm.all_or_none(comm, partial(_first_says, comm, goes_on))
             if not goes_on:
                 break
         return ends
+
+
+def _first_says(comm: "MPI.Intracomm", flag: bool) -> bool:
+    """What the first rank says; collective."""
+    link.barrier(comm)
+    said: bool = comm.bcast(flag)
+    return said
 
 
 class _Quiet:
@@ -146,22 +159,19 @@ class Block:
         self._words: dict[tuple[int, int], str] = {}
 
     def run(self) -> None:
-        """Do what is ordered until Goodbye; each rank of the block calls."""
+        """Do what is ordered until Goodbye; each rank of the block calls.
+
+        Raises RanksLost on all of them where rank 0 is dead.
+        """
         while True:
             self._comm, order = ulfm.together_with_survivors(self._comm, self._receive)
             self._order = None
-            if not isinstance(order, Order):
+            if isinstance(order, Goodbye):
+                if order.reason:
+                    raise RanksLost(order.reason)
                 return
             self._words = {}
-            ends: list[PartEnd] = []
-            try:
-                with ulfm.losses(self._comm):
-                    ends = self._trainer.train(self._comm, order, self._speak)
-            except ulfm.PeersLost:
-                log.warning("ranks of this block were lost")
-                ulfm.revoke(self._comm)
-            if any(end.state == "failed" for end in ends):  # other folds need not go on
-                self._post.send(0, Halt(order.trial, order.attempt))
+            ends = self._train(order)
             if any(end.hangs for end in ends):
                 self._post.send(0, Outcome(order.trial, order.attempt, tuple(ends), leaves=True))
                 return
@@ -169,6 +179,20 @@ class Block:
             self._comm, found = ulfm.together_with_survivors(self._comm, gather)
             if not self._conclude(order, found):
                 return
+
+    def _train(self, order: Order) -> list[PartEnd]:
+        """What has come of the parts that this rank was the first of."""
+        ends: list[PartEnd] = []
+        is_lost = False
+        try:
+            with ulfm.losses(self._comm):
+                ends = self._trainer.train(self._comm, order, self._speak)
+        except ulfm.PeersLost:
+            log.warning("ranks of this block were lost")
+            is_lost = True
+        if is_lost or any(end.state == "failed" for end in ends):  # other folds need not go on
+            self._post.send(0, Halt(order.trial, order.attempt))
+        return ends
 
     def _receive(self, comm: "MPI.Intracomm") -> Order | Goodbye:
         """The next order, on all ranks; collective."""
@@ -188,17 +212,13 @@ class Block:
             for message in self._heard():
                 if isinstance(message, Order | Goodbye):
                     self._order = message
+            if 0 in self._post.lost:
+                self._order = Goodbye(_NO_RANK_0)
             patience.sleep()
         return self._order
 
     def _heard(self) -> list[Message]:
-        found = [message for _, message in self._post.receive()]
-        if 0 in self._post.lost:
-            raise RanksLost(
-                "rank 0 must live until the search has ended, got its death; start it again "
-                "with --opt-restore, or let nnlorun --max-restarts 3 do that by itself"
-            )
-        return found
+        return [message for _, message in self._post.receive()]
 
     def _conclude(self, order: Order, parts: tuple[PartEnd, ...]) -> bool:
         """Tell rank 0 what has come of an order; whether the block goes on, the same on all."""
@@ -218,6 +238,8 @@ class Block:
 
     def word(self, order: Order) -> str:
         """What rank 0 has said of an order."""
+        if 0 in self._post.lost:
+            return "suspend"  # keep what there is, for the next start
         for message in self._heard():
             if isinstance(message, Word):
                 self._words[message.trial, message.attempt] = message.verdict

@@ -4,7 +4,8 @@
 It sends nothing, writes nothing and reads no clock. A ``Write`` stands before the actions that
 rest on it: a log that holds it tells of everything that blocks were told. From those records
 another coordinator goes on. The searcher sees results in their order and no times, so equal
-results in equal order bring equal proposals.
+results in equal order bring equal proposals. With ``Limits.n_ahead`` a thread makes them, for
+which ``handle`` may have to wait, but which has no other effect.
 
 A block is free after Idle, Finished and Failed. One that was told ``pause``, ``suspend`` or
 ``stop`` says Idle next; after Interrupted it may also have finished meanwhile. Each Reported is
@@ -45,13 +46,14 @@ class Coordinator:
     def __init__(
         self, searcher: Searcher, limits: Limits, pruner: Pruner, past: Iterable[Record] = ()
     ) -> None:
+        past = list(past)
         self.trials = Trials(past)
         self.reason = ""
         """Why nothing new is started any more; empty while the search goes on."""
         self.is_over = False
         self._limits = limits
         self._pruner = pruner
-        self._choice = Choice(searcher, pruner, limits.n_trials, self.trials)
+        self._choice = Choice(searcher, pruner, limits, self.trials, past)
         self._roster = Roster()
         self._actions: list[Action] = []
         for trial in self.trials.rows:
@@ -85,6 +87,10 @@ class Coordinator:
         self._look_at(now)
         self._give(now)
         return self._actions
+
+    def close(self) -> None:
+        """Leave no thread behind; End has done it already."""
+        self._choice.close()
 
     @property
     def n_busy(self) -> int:
@@ -188,7 +194,7 @@ class Coordinator:
         self._roster.remove(block)
         if event.returns:
             self._roster.leave(block)
-        if self._roster.is_empty:
+        if self._roster.is_empty and not self._roster.stuck:
             self._stop("no block is left")
 
     def _lose(self, block: int, reason: str) -> None:
@@ -238,6 +244,7 @@ class Coordinator:
             "the space is exhausted" if self._choice.is_exhausted else "all trials are done"
         )
         self.is_over = True
+        self.close()
         self._actions += [Dismiss(block) for block in sorted(self._roster.stuck)]
         self._write("ended", reason=self.reason)
         self._actions.append(End(self.reason))

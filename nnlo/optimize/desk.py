@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nnlo.errors import NNLOError
+from nnlo.mpi.fence import Registry
 from nnlo.optimize.conductor import Conductor
 from nnlo.optimize.events import Interrupted
 from nnlo.optimize.layout import Layout
@@ -21,13 +22,23 @@ log = logging.getLogger(__name__)
 TICK_S = 0.1  # between two looks at time limits
 
 LAST_WORD_S = 10.0
-"""What blocks that were silent for too long have to show that they have not hung for ever."""
+"""What blocks that were told to leave a trial have at least to show that they do not hang."""
+
+GRACE_S = 3.0
+"""The same after a signal: nnlorun ends all ranks after 4 s."""
+
+ENDED_S = 1.0
+"""Until MPI tells of a rank that was ended."""
 
 
 class Desk:
     """comm: of all ranks. is_interrupted: the reason to end before time, empty without one.
+    registry: of the processes of ``comm``, where a job goes on without some of them; else None.
+    trial_s: seconds that a trial may take; for as long the search waits for a block that it has
+    told to leave one.
 
-    After ``run``, ``finish``. ``hung``: blocks that will not end by themselves.
+    After ``run``, ``finish``; then ``answer`` until no rank is left in its block. ``hung``:
+    blocks that will not end by themselves.
     """
 
     def __init__(
@@ -36,37 +47,41 @@ class Desk:
         layout: Layout,
         conductor: Conductor,
         is_interrupted: Callable[[], str],
+        registry: Registry | None = None,
+        trial_s: float = math.inf,
     ) -> None:
         self.hung: set[int] = set()
         self._layout = layout
         self._conductor = conductor
         self._is_interrupted = is_interrupted
+        self._registry = registry
+        self._patience = max(LAST_WORD_S, trial_s)
         blocks = range(1, layout.n_blocks + 1)
-        self._post = Post(comm, [one for block in blocks for one in layout.speakers(block)])
-        self._leaders = {block: layout.members(block)[0] for block in blocks}
-        self._speakers = {block: layout.speakers(block) for block in blocks}
-        self._there = set(blocks)  # not lost
-        self._busy: set[int] = set()
-        self._last: Outcome | None = None
+        self._members = {block: [*layout.members(block)] for block in blocks}  # that live
+        self._leaders = {block: self._members[block][0] for block in blocks}
+        self._there = set(blocks)  # neither dead nor gone
+        self._busy: dict[int, Order] = {}
+        self._told: dict[int, float] = {}  # blocks that were told to leave a trial, when
+        self._grace = math.inf  # when a search that was interrupted waits no more
+        self._refitted: Outcome | None = None
+        self._post = Post(comm, range(1, layout.n_ranks))
 
     def run(self) -> None:
         """Until the search is over; an NNLOError is raised after all blocks were sent away."""
-        was_interrupted = False
         patience = Patience()
         ticked = time.monotonic()
         try:
             while not self._conductor.is_over:
-                messages = self._post.receive()
-                for peer, message in messages:
-                    self._take(self._layout.block_of(peer), peer, message)
-                for peer in sorted(self._post.lost):
-                    self._lose(peer)
-                if not was_interrupted and (reason := self._is_interrupted()):
-                    was_interrupted = True
+                messages = self._hear()
+                for block, message in messages:
+                    self._take(block, message)
+                if self._grace == math.inf and (reason := self._is_interrupted()):
+                    self._grace = time.monotonic() + GRACE_S
                     self._conductor.tell(Interrupted(reason), self)
                 if time.monotonic() - ticked > TICK_S:
                     ticked = time.monotonic()
                     self._conductor.tick(self)
+                    self._look_at_time(ticked)
                 if messages:
                     patience.reset()
                 patience.sleep()
@@ -74,52 +89,111 @@ class Desk:
             self._send_away()
             raise
 
-    def _take(self, block: int, peer: int, message: Message) -> None:
+    def _hear(self) -> list[tuple[int, Message]]:
+        """What blocks have said, after noting all that tells of their state."""
+        found = []
+        for peer, message in self._post.receive():
+            block = self._layout.block_of(peer)
+            if isinstance(message, Outcome):
+                self._note(block, peer, message)
+            found.append((block, message))
+        for peer in sorted(self._post.lost):
+            self._post.lost.discard(peer)
+            self._lose(self._layout.block_of(peer), peer)
+        return found
+
+    def _take(self, block: int, message: Message) -> None:
         match message:
             case Report():
                 self._conductor.report(block, message, self)
             case Halt(trial, attempt):
                 self.word(block, Word(trial, attempt, "stop"))
             case Outcome():
-                self._note(block, peer, message)
                 self._conductor.conclude(block, message, self)
 
     def _note(self, block: int, peer: int, outcome: Outcome) -> None:
         """The leader of a block has said that it is through with an order."""
         self._leaders[block] = peer
-        self._busy.discard(block)
+        order = self._busy.pop(block, None)
+        self._told.pop(block, None)
+        self.hung.discard(block)  # it has come back
+        if order is not None and order.refit_epochs and outcome.trial == order.trial:
+            self._refitted = outcome
         if any(part.hangs for part in outcome.parts):
-            self.hung.add(block)
+            log.error("block %d (%s) hangs", block, self._ranks(block))
+            self._end_ranks(block)
         if outcome.leaves:
             self._there.discard(block)
             log.warning("block %d leaves the search", block)
 
-    def _lose(self, peer: int) -> None:
-        """A rank is dead that would have spoken."""
-        self._post.lost.discard(peer)
-        block = self._layout.block_of(peer)
-        if block not in self._there or self._leaders[block] != peer:
+    def _ranks(self, block: int) -> str:
+        return f"rank{'s' * (len(self._members[block]) > 1)} " + ", ".join(
+            map(str, self._members[block])
+        )
+
+    # Losses -----------------------------------------------------------------------------------
+
+    def _lose(self, block: int, peer: int) -> None:
+        """A rank is dead."""
+        members = self._members[block]
+        members.remove(peer)
+        if block not in self._there:
             return
-        # Whoever leads now will say so.
-        for member in self._layout.members(block):
-            self._post.listen(member)
-        left = [one for one in self._layout.members(block) if one in self._post.peers]
-        log.warning("rank %d is dead, the leader of block %d; %d left", peer, block, len(left))
-        self._busy.discard(block)
-        if not left:
-            self._there.discard(block)
+        role = "its leader" if self._leaders[block] == peer else "a member"
+        log.warning("rank %d is dead, %s of block %d; %d left", peer, role, block, len(members))
+        if members and self._leaders[block] != peer:
+            order = self._busy.get(block)
+            if order is not None and self._layout.n_at_once > 1:  # one of its folds is void
+                self.word(block, Word(order.trial, order.attempt, "stop"))
+            return
+        self._busy.pop(block, None)
+        self._told.pop(block, None)
+        if members:
+            self._leaders[block] = members[0]  # until somebody says that it leads
         else:
-            self._leaders[block] = left[0]
-        self._conductor.lose(block, f"rank {peer} died", self, returns=bool(left))
+            self._there.discard(block)
+            self.hung.discard(block)
+        if not self._conductor.is_over:
+            self._conductor.lose(block, f"rank {peer} died", self, returns=bool(members))
+
+    def _look_at_time(self, now: float) -> None:
+        """Give up blocks that should have left a trial long ago."""
+        for block, since in list(self._told.items()):
+            if now > min(since + self._patience, self._grace):
+                self._give_up(block)
+
+    def _give_up(self, block: int) -> None:
+        since = self._told.pop(block, time.monotonic())
+        log.error(
+            "block %d (%s) hangs: it was told to leave trial %d and has not done so in %.0f s",
+            block,
+            self._ranks(block),
+            self._busy[block].trial,
+            time.monotonic() - since,
+        )
+        self._end_ranks(block)
+        if not self._conductor.is_over:
+            self._conductor.lose(block, "its block hangs", self, returns=False)
+
+    def _end_ranks(self, block: int) -> None:
+        """It hangs; where the others can go on without its ranks, those are ended."""
+        self.hung.add(block)
+        if self._registry is not None:
+            self._registry.kill(self._members[block])
 
     # The way to the blocks --------------------------------------------------------------------
 
     def order(self, block: int, order: Order) -> None:
-        self._busy.add(block)
+        self._busy[block] = order
         self._post.send(self._leaders[block], order)
 
     def word(self, block: int, word: Word) -> None:
-        for peer in {self._leaders[block], *self._speakers[block]}:
+        """To all who may lead a part of its trial."""
+        if block in self._busy:
+            self._told.setdefault(block, time.monotonic())
+        is_whole = len(self._members[block]) == self._layout.block_size
+        peers = self._layout.speakers(block) if is_whole else self._members[block]
+        for peer in peers:
             self._post.send(peer, word)
 
     def dismiss(self, block: int) -> None:
@@ -127,44 +201,61 @@ class Desk:
 
     def _send_away(self) -> None:
         """The search has failed here: no block shall wait for more."""
-        for block in sorted(self._there):
-            if task := self._conductor.task_of(block):
-                self.word(block, Word(*task, "suspend"))
+        for block, order in self._busy.items():
+            self.word(block, Word(order.trial, order.attempt, "suspend"))
         self.finish()
 
     # The end ----------------------------------------------------------------------------------
 
     def finish(self, refit: Order | None = None) -> PartEnd | None:
         """Let all blocks go; the end of ``refit``, which one of them trains before."""
+        self._wait_for_all()
         end = self._refit(refit) if refit is not None else None
-        self._settle(lambda: bool(self._busy - self.hung), LAST_WORD_S)
-        self.hung |= self._busy
         for block in sorted(self._there):
             self._post.send(self._leaders[block], Goodbye())
-        self._post.close()
         return end
 
-    def _refit(self, order: Order) -> PartEnd | None:
-        block = next((one for one in sorted(self._there - self._busy)), None)
-        if block is None:
-            return None
-        self._last = None
-        self.order(block, order)
-        self._settle(lambda: block in self._busy and not self._is_interrupted(), math.inf)
-        if block in self._busy:
-            self.word(block, Word(order.trial, order.attempt, "suspend"))
-        return self._last.parts[0] if self._last is not None and self._last.parts else None
+    def _wait_for_all(self) -> None:
+        """Until all blocks are through with their last trial, or are given up."""
+        limit = 0.0 if self._grace < math.inf else LAST_WORD_S
+        self._settle(lambda: bool(self._busy.keys() - self.hung), limit)
+        for block in self._busy.keys() - self.hung:
+            self._give_up(block)
+        if self._registry is not None:  # those that were ended are seen to be dead
+            self._settle(lambda: bool(self.hung), ENDED_S)
 
-    def _settle(self, goes_on: Callable[[], bool], seconds: float) -> None:
+    def _refit(self, order: Order) -> PartEnd | None:
+        """The end of a training on all data; another block tries where one was lost with it."""
+        free = sorted(self._there - self._busy.keys())
+        while free and self._refitted is None and not self._is_interrupted():
+            block = free.pop(0)
+            self.order(block, order)
+            self._settle(lambda: self._trains(order) and not self._is_interrupted())
+            if self._trains(order):
+                self._grace = time.monotonic() + GRACE_S
+                self.word(block, Word(order.trial, order.attempt, "suspend"))
+                self._settle(lambda: self._trains(order), GRACE_S)
+                self._wait_for_all()
+        found = self._refitted
+        return found.parts[0] if found is not None and found.parts else None
+
+    def _trains(self, order: Order) -> bool:
+        return order in self._busy.values()
+
+    def _settle(self, goes_on: Callable[[], bool], seconds: float = math.inf) -> None:
         """Hear what blocks say that have nothing more to be told."""
         deadline = time.monotonic() + seconds
         patience = Patience()
         while goes_on() and time.monotonic() < deadline:
-            for peer, message in self._post.receive():
-                block = self._layout.block_of(peer)
-                if isinstance(message, Outcome):
-                    self._note(block, peer, message)
-                    self._last = message
-            for peer in self._post.lost:
-                self._busy.discard(self._layout.block_of(peer))
+            self._hear()
             patience.sleep()
+
+    def answer(self) -> None:
+        """Let those go who lead a block since its leader has died with the last word."""
+        for peer, message in self._post.receive():
+            if isinstance(message, Outcome):
+                self._post.send(peer, Goodbye())
+
+    def close(self) -> None:
+        """After the last answer."""
+        self._post.close()

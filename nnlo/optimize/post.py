@@ -30,43 +30,31 @@ class Post:
     def __init__(self, comm: "MPI.Intracomm", peers: Iterable[int]) -> None:
         self.comm = comm
         self.lost: set[int] = set()
-        self._receives: dict[int, tuple[Any, Any]] = {}
+        self._mail: dict[int, _Mail] = {}
         self._sends: list[tuple[Any, Any]] = []
         self._dead: set[int] = set()
         for peer in peers:
-            self.listen(peer)
+            self._listen(peer)
 
-    @property
-    def peers(self) -> list[int]:
-        return [*self._receives]
-
-    def listen(self, peer: int) -> None:
-        """From now on receive messages of ``peer``."""
-        if peer in self._receives or peer in self._dead:
-            return
-        length = np.zeros(1, np.int64)
+    def _listen(self, peer: int) -> None:
         try:
             with ulfm.losses():
-                self._receives[peer] = self.comm.Irecv(length, peer, LENGTH), length
+                self._mail[peer] = _Mail(self.comm, peer)
         except ulfm.PeersLost:
             self._lose(peer)
 
     def receive(self) -> list[tuple[int, Message]]:
-        """The messages that have come, with their senders."""
+        """What has come, with its senders: one message at most of each."""
         found = []
-        for peer, (request, length) in list(self._receives.items()):
+        for peer, mail in list(self._mail.items()):
             try:
                 with ulfm.losses():
-                    if not request.Test():
-                        continue
-                    del self._receives[peer]
-                    data = np.empty(int(length[0]), np.uint8)
-                    self.comm.Recv(data, peer, BYTES)
+                    data = mail.take()
             except ulfm.PeersLost:
                 self._lose(peer)
                 continue
-            self.listen(peer)
-            found.append((peer, unpack(data.tobytes())))
+            if data is not None:
+                found.append((peer, unpack(data)))
         return found
 
     def send(self, peer: int, message: Message) -> None:
@@ -91,7 +79,7 @@ class Post:
             return True  # to nobody
 
     def _lose(self, peer: int) -> None:
-        self._receives.pop(peer, None)
+        self._mail.pop(peer, None)
         self._dead.add(peer)
         self.lost.add(peer)
 
@@ -101,11 +89,40 @@ class Post:
         while self._sends and time.monotonic() < deadline:
             self._sends = [one for one in self._sends if not self._is_through(one[0])]
             time.sleep(1e-3)
-        for request, _ in self._receives.values():
+        for mail in self._mail.values():
             with suppress(ulfm.PeersLost), ulfm.losses():
-                request.Cancel()
-                request.Wait()
-        self._receives.clear()
+                mail.cancel()
+
+
+class _Mail:
+    """What a peer sends: the length of a message, then its bytes."""
+
+    def __init__(self, comm: "MPI.Intracomm", peer: int) -> None:
+        self._comm = comm
+        self._peer = peer
+        self._await_length()
+
+    def _await_length(self) -> None:
+        self._length = np.zeros(1, np.int64)
+        self._data: np.ndarray[Any, Any] | None = None
+        self._request = self._comm.Irecv(self._length, self._peer, LENGTH)
+
+    def take(self) -> bytes | None:
+        """A message, if one is there as a whole."""
+        if not self._request.Test():
+            return None
+        if self._data is None:
+            self._data = np.empty(int(self._length[0]), np.uint8)
+            self._request = self._comm.Irecv(self._data, self._peer, BYTES)
+            if not self._request.Test():
+                return None
+        data = self._data.tobytes()
+        self._await_length()
+        return data
+
+    def cancel(self) -> None:
+        self._request.Cancel()
+        self._request.Test()  # not Wait: what has begun to come may never be complete
 
 
 class Patience:

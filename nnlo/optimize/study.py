@@ -19,11 +19,14 @@ from typing import Any
 
 from nnlo.errors import CheckpointError, ConfigError, DataError
 from nnlo.files import FolderLock, sync_folder, write_atomic
-from nnlo.optimize.fidelity import at_the_end
+from nnlo.optimize.ahead import Orders
 from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import EVENTS, Record, Trials
 
 log = logging.getLogger(__name__)
+
+STUDY = "study.log"
+"""Its name in the folder of a search."""
 
 SCHEMA = 1
 IDENTITY = ("model", "space", "merit", "searcher", "seed", "pruning", "epochs", "folds")
@@ -38,7 +41,7 @@ class Study:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.file = folder / "study.log"
+        self.file = folder / STUDY
         self.header: Record = {}
         self.trials = Trials()
         self._lock = FolderLock(folder / "study.lock")
@@ -228,13 +231,13 @@ def unlike(records: Iterable[Record], searcher: Searcher) -> list[int]:
 
     None, where it is of the same space, seed and options, and of the same libraries.
     """
-    trials, found = Trials(), []
+    orders, found = Orders(), []
     for record in records:
         if record["event"] == "asked":
-            told = at_the_end(trials)
-            if searcher.ask(record["trial"], told, trials.unanswered) != record["params"]:
+            told, running = orders.of(record["trial"])
+            if searcher.ask(record["trial"], told, running) != record["params"]:
                 found.append(record["trial"])
-        trials.apply(record)
+        orders.apply(record)
     return found
 
 

@@ -93,7 +93,9 @@ class Word:
 
 @dataclass(frozen=True)
 class Goodbye:
-    """Nothing more will come."""
+    """Nothing more will come. reason: why not, where that is an error."""
+
+    reason: str = ""
 
 
 Message = Order | Report | Halt | Outcome | Word | Goodbye
