@@ -14,16 +14,11 @@ class SearchLog:
 
     def __init__(self, n_trials: int) -> None:
         self._n_trials = n_trials
-        self._best: tuple[float, int] | None = None
 
     def __call__(self, record: Record, trials: Trials) -> None:
-        event = record["event"]
-        if event in ("header", "asked", "restored", "ended"):
-            return
-        trial = trials[record["trial"]]
-        method = getattr(self, f"_{event}", None)
+        method = getattr(self, f"_{record['event']}", None)
         if method is not None:
-            method(record, trial, trials)
+            method(record, trials[record["trial"]], trials)
 
     def _started(self, record: Record, trial: Trial, trials: Trials) -> None:
         again = f", attempt {record['attempt']}" if record["attempt"] > 1 else ""
@@ -57,8 +52,8 @@ class SearchLog:
 
     def _finished(self, record: Record, trial: Trial, trials: Trials) -> None:
         merit = record["merit"]
-        if self._best is None or merit < self._best[0]:
-            self._best = merit, trial.number
+        finished = [one for one in trials.rows if one.state == "finished"]
+        best = min(finished, key=lambda one: (one.merit, one.number))
         several = ", ".join(f"{one:.6g}" for one in record["merits"]) or f"{merit:.6g}"
         spread = trial.metrics.get("spread")
         log.info(
@@ -68,7 +63,8 @@ class SearchLog:
             f" +- {spread:.2g}" if spread is not None else "",
             record["epochs"],
             record["seconds"],
-            *self._best,
+            best.merit,
+            best.number,
             sum(one.is_over for one in trials.rows),
             self._n_trials,
         )
