@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nnlo import log as logs
@@ -17,7 +18,7 @@ from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.search_log import SearchLog
 from nnlo.cli.search_plan import make_folds, make_measure, make_plan, make_space
 from nnlo.cli.search_results import SearchResults
-from nnlo.cli.search_task import Logged, TrialTask
+from nnlo.cli.search_task import Logged, Measure, TrialTask, option_names
 from nnlo.cli.training import find_lists
 from nnlo.errors import NNLOError
 from nnlo.model import load_builder
@@ -71,7 +72,11 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
     space, tuned = together(comm, lambda: make_space(options, builder))
     task = TrialTask(options, folder.path, tuned, lists, folds, measure)
     results = SearchResults(
-        folder.path, _given(options), tuned, _note(folder), options.keep_models
+        folder.path,
+        _given(options, measure),
+        partial(option_names, options, tuned=tuned),
+        _note(folder),
+        options.keep_models,
     )
     told = _both(SearchLog(options.n_trials), results)
 
@@ -164,12 +169,15 @@ def _role(layout: Layout, rank: int) -> str:
     return "search" if rank == 0 else f"block {layout.block_of(rank)}, rank {rank}"
 
 
-def _given(options: OptimizeOptions) -> Mapping[str, Any]:
+def _given(options: OptimizeOptions, measure: Measure) -> Mapping[str, Any]:
     """Those that are not the defaults."""
+    values = asdict(options)
+    if options.best_metric == OptimizeOptions.best_metric:
+        values["best_metric"] = measure.best_metric
     return {
-        entry.name: value
+        entry.name: values[entry.name]
         for entry in fields(options)
-        if (value := asdict(options)[entry.name]) != entry.default
+        if values[entry.name] != entry.default
     }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from nnlo.cli.options import option
-from nnlo.cli.train_options import ALGO, TRAIN, TrainOptions
+from nnlo.cli.train_options import ALGO, OUT, TRAIN, TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.optimize.merit import POLICIES
 from nnlo.optimize.pruning import PRUNERS
@@ -28,6 +28,9 @@ FOLDS_BY = ("samples", "files")
 class OptimizeOptions(TrainOptions):
     """What ``OptimizationDriver`` can be told; all else is of each trial's training."""
 
+    trial_name: str = option(
+        OUT, "search", "the folder of the search is OUTPUT/MODEL-NAME", metavar="NAME"
+    )
     example: str | None = option(
         SEARCH,
         None,
@@ -150,9 +153,13 @@ class OptimizeOptions(TrainOptions):
 
     @property
     def n_trials(self) -> int:
-        if self.hyper_opt == "genetic":
-            return self.num_iterations * (self.ga_populations or 10)
-        return self.num_iterations
+        """How many trials are proposed."""
+        return self.num_iterations * (self.population or 1)
+
+    @property
+    def population(self) -> int | None:
+        """Trials of a generation, None where there are no generations."""
+        return (self.ga_populations or 10) if self.hyper_opt == "genetic" else None
 
 
 def tunable() -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from nnlo.cli.config_file import pairs
 from nnlo.cli.optimize_options import OptimizeOptions, tunable
+from nnlo.cli.search_log import in_words
 from nnlo.cli.search_task import Measure, training_options
 from nnlo.cli.train_options import TrainOptions
-from nnlo.cli.search_log import in_words
 from nnlo.cli.training import make_algo, make_data
 from nnlo.data.folds import read_classes, whole_data
 from nnlo.errors import ConfigError
@@ -30,7 +30,6 @@ from nnlo.optimize.search import Plan
 from nnlo.optimize.searcher import make_searcher
 from nnlo.optimize.space import Params, Repair, Space
 from nnlo.optimize.trials import Trial
-
 
 _TRIES = 30
 """Draws of a space that are looked at before the search begins."""

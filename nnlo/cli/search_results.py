@@ -7,7 +7,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.files import remove_leftovers, write_text
 from nnlo.optimize.course import Course
+from nnlo.optimize.space import Params
 from nnlo.optimize.table import best_first, export, failures, listed, pareto_front, to_text
 from nnlo.optimize.trials import Record, Trial, Trials
 from nnlo.report.best_config import to_config
@@ -39,8 +40,8 @@ class SearchResults:
     """The results in ``root``, written by the one process that leads the search.
 
     root: folder of the search. options: those of the command line that differ from their
-    defaults, by name; those that TrainingDriver has go to ``config.yaml``. tuned: parameters
-    that are options of the training, not arguments of get_model. note: lines for the top of
+    defaults, by name; those that TrainingDriver has go to ``config.yaml``. named: which
+    option each parameter is that is no argument of get_model. note: lines for the top of
     ``config.yaml``. keep: trials, at least 1, whose models stay, beside the Pareto front of a
     search for several merits.
     """
@@ -49,7 +50,7 @@ class SearchResults:
         self,
         root: Path,
         options: Mapping[str, Any],
-        tuned: Collection[str] = (),
+        named: Callable[[Params], Mapping[str, str]] = lambda params: {},
         note: str = "",
         keep: int = 5,
     ) -> None:
@@ -58,7 +59,7 @@ class SearchResults:
         self.root = root
         self.best = root / "best"
         self._options = options
-        self._tuned = tuned
+        self._named = named
         self._note = note
         self._keep = keep
         self._seen: set[int] = set()  # trials that have been tidied up
@@ -208,7 +209,9 @@ class SearchResults:
         # else a training by it would go into the folder of the search
         options["trial_name"] = f"{options.get('trial_name', 'search')}-best"
         try:
-            text = to_config(trial.params, self._tuned, options, self._note)
+            names = self._named(trial.params)
+            params = {names.get(name, name): value for name, value in trial.params.items()}
+            text = to_config(params, names.values(), options, self._note)
         except ConfigError as error:
             log.warning("trial %d gets no config.yaml: %s", trial.number, error)
         else:

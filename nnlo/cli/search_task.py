@@ -14,9 +14,10 @@ from nnlo.cli.optimize_options import OptimizeOptions
 from nnlo.cli.resume import newest_whole
 from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.train_options import TrainOptions
-from nnlo.cli.training import Lists, make_data, make_manager
+from nnlo.cli.training import Lists, make_algo, make_data, make_manager
 from nnlo.data import Data
 from nnlo.data.folds import FoldData
+from nnlo.errors import ConfigError
 from nnlo.files import write_text
 from nnlo.history import History
 from nnlo.log import kept_in
@@ -24,6 +25,7 @@ from nnlo.model import ModelBuilder, load_builder
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
+from nnlo.mpi.stopping import larger_is_better
 from nnlo.optimize.attempt import Attempt, Part, Voice
 from nnlo.optimize.folds import Folds
 from nnlo.optimize.merit import Merit, own_merit
@@ -42,6 +44,15 @@ class Measure:
 
     merit: Merit | None
     own: Any = None
+
+    @property
+    def best_metric(self) -> str:
+        """The metric by which the best weights are kept: that of the merit, where it is one."""
+        term = self.merit.terms[0] if self.merit is not None else None
+        if term is None or not term.metric.startswith("val_"):
+            return TrainOptions.best_metric
+        is_reward = larger_is_better(term.metric)
+        return term.metric if is_reward == (term.sign < 0) else TrainOptions.best_metric
 
     def __call__(self, history: History, adapter: ModelAdapter) -> tuple[float, ...]:
         if self.merit is None:
@@ -87,6 +98,8 @@ class TrialTask:
 
     def _options(self, part: Part) -> TrainOptions:
         chosen = training_options(self.options, part.params, self.tuned)
+        if chosen.best_metric == TrainOptions.best_metric:
+            chosen = replace(chosen, best_metric=self.measure.best_metric)
         if part.refit_epochs:  # there is nothing to validate on
             chosen = replace(
                 chosen,
@@ -169,4 +182,25 @@ def training_options(
     own = {entry.name: getattr(options, entry.name) for entry in fields(TrainOptions)}
     if options.checkpoint is None and options.pruning == "asha":
         own |= {"checkpoint": PAUSE, "checkpoint_interval": options.epochs}
-    return TrainOptions(**own | {name: params[name] for name in tuned})
+    names = option_names(options, params, tuned)
+    return TrainOptions(**own | {names[name]: params[name] for name in tuned})
+
+
+def option_names(
+    options: OptimizeOptions, params: Mapping[str, Any], tuned: Collection[str]
+) -> dict[str, str]:
+    """Which option each of the ``tuned`` parameters is.
+
+    A learning rate that is searched is that of the steps that train: of the local steps of the
+    workers, where the mode has such and takes none for its master.
+    """
+    names = {name: name for name in tuned}
+    if "learning_rate" in tuned and options.worker_learning_rate is None:
+        own = {entry.name: getattr(options, entry.name) for entry in fields(TrainOptions)}
+        own |= {name: params[name] for name in tuned}
+        try:
+            make_algo(TrainOptions(**own))
+        except ConfigError:
+            if make_algo(TrainOptions(**own | {"learning_rate": None})).trains_locally:
+                names["learning_rate"] = "worker_learning_rate"
+    return names
