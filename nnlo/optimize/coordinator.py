@@ -120,7 +120,8 @@ class Coordinator:
             return
         trial = self.trials[number]
         judgement = self._choice.judge(trial, epoch, event.merit)
-        if judgement == "continue" and now >= self._limits.deadline:
+        is_whole = epoch >= self._pruner.epochs
+        if judgement == "continue" and now >= self._limits.deadline and not is_whole:
             judgement = "suspend"
         limit = max(trial.limit, self._pruner.limit(number, epoch))
         if judgement != "continue":

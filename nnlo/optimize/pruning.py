@@ -208,7 +208,8 @@ class Median:
         return self.epochs
 
     def judge(self, trial: int, epoch: int, curves: Curves) -> Judgement:
-        if epoch <= self.warm_up or curves.n_at(epoch) <= self.n_trials:
+        is_due = self.warm_up < epoch < self.epochs  # after the last one there is none to save
+        if not is_due or curves.n_at(epoch) <= self.n_trials:
             return "continue"
         is_worse = curves.merit(trial, epoch) > curves.median_of_others(trial, epoch)
         return "stop" if is_worse else "continue"

@@ -142,6 +142,7 @@ class Search:
         with study, handled_signals(self._note):
             try:
                 office.run()
+                self.interrupted = self.interrupted or conductor.interrupted
                 self.refit = office.finish(self._refit_order(conductor.trials))
             finally:
                 self.trials, self.reason = conductor.trials, conductor.reason

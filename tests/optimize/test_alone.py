@@ -202,6 +202,19 @@ def test_the_time_of_a_search_suspends_what_runs(tmp_path, monkeypatch):
     assert search.interrupted == ""
 
 
+def test_a_trial_whose_last_epoch_is_over_is_not_suspended(tmp_path, monkeypatch):
+    now = [0.0]
+
+    def at(part, epoch):
+        now[0] += 1.0
+
+    search = prepared(tmp_path, Actor(at=at), limits={"deadline": 3.0})
+    timed(monkeypatch, now)
+    search.run()
+    assert states(search) == ["finished"]
+    assert search.reason == "the time for the search is over"
+
+
 # Early ends -----------------------------------------------------------------------------------
 
 
@@ -229,6 +242,14 @@ def test_trials_below_the_median_are_stopped(tmp_path):
     stopped = [one.merit for one in search.trials.rows if one.state == "stopped"]
     best = best_first(search.trials.rows)[0]
     assert min(stopped) > best.merit
+
+
+def test_a_trial_that_has_all_its_epochs_is_not_stopped(tmp_path):
+    def cross(params, epoch, fold):
+        return (params["x"] if epoch == 4 else -params["x"],)
+
+    search = searched(tmp_path, Actor(4, cross), 30, pruner=Median(4))
+    assert {one.epochs for one in search.trials.rows if one.state == "stopped"} <= {2, 3}
 
 
 # Several merits, the best once more -----------------------------------------------------------
@@ -301,6 +322,18 @@ def test_a_signal_suspends_what_runs(tmp_path, number):
     assert search.interrupted == search.reason == f"interruption ({number.name})"
     assert search.refit is None
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_the_training_has_caught_is_known_to_the_search(tmp_path):
+    def at(part, epoch):
+        if part.trial == 1:
+            return PartEnd("interrupted", reason="interruption (SIGTERM)")
+        return None
+
+    search = searched(tmp_path, Actor(at=at), refit_epochs=lambda trial: 1)
+    assert states(search) == ["finished", "waiting"]
+    assert search.interrupted == "interruption (SIGTERM)"
+    assert search.refit is None
 
 
 @pytest.mark.parametrize("pruner", [None, Asha(3), Median(3)])
