@@ -5,6 +5,7 @@ from nnlo.model.builder import ModelBuilder, ModelFromJson, ModelFromKeras, Mode
 from nnlo.model.loader import load_builder, zoo_folder, zoo_names
 from nnlo.model.make import build_adapter, make_adapter
 from nnlo.model.manifest import Entry, Manifest
+from nnlo.model.memory import release
 
 __all__ = [
     "Batch",
@@ -20,6 +21,7 @@ __all__ = [
     "build_adapter",
     "load_builder",
     "make_adapter",
+    "release",
     "zoo_folder",
     "zoo_names",
 ]

@@ -19,7 +19,8 @@ ENGINES = {
     "torch": "nnlo.model.keras_torch",
     "jax": "nnlo.model.keras_jax",
 }
-"""Modules with ``make_engine(network) -> Engine``, by Keras' name of the backend."""
+"""Modules by Keras' name of the backend, with ``make_engine(network) -> Engine`` and
+``forget()``, which lets go what the backend keeps of former models."""
 
 
 class Engine(Protocol):

@@ -161,6 +161,10 @@ def _join(values: list[Any]) -> Any:
     return jnp.concatenate([one.ravel() for one in values]) if values else jnp.zeros(0)
 
 
+def forget() -> None:
+    """Nothing to do: nothing is kept of former models."""
+
+
 def make_engine(network: KerasNetwork) -> JaxEngine:
     """Return the engine of this backend."""
     return JaxEngine(network)

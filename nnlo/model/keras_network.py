@@ -77,7 +77,7 @@ def sort_networks(
 
 
 def _name(variable: Any) -> str:
-    return "/".join(re.sub(r"_\d+$", "", part) for part in variable.path.split("/"))
+    return "/".join(re.sub(r"(_\d+)+$", "", part) for part in variable.path.split("/"))
 
 
 def make_optimizer(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework import ops
 
 from nnlo.errors import ModelError
 from nnlo.model.adapter import Vector
@@ -177,6 +178,18 @@ def _empty_aligned(size: int) -> Vector:
 def _compile(function: Callable[..., Any], specifications: list[Any]) -> Any:
     compiled = tf.function(function, autograph=False, jit_compile=False)
     return compiled.get_concrete_function(*specifications)
+
+
+def forget() -> None:
+    """Let the graphs of former training steps go.
+
+    The all-reduce in ``optimizer.apply``, of one replica here, registers a gradient function in
+    every graph, and TensorFlow keeps these, with graph and weights, for ever.
+    """
+    # no public way to remove one; a graph that exists has been differentiated already
+    registered = getattr(getattr(ops, "gradient_registry", None), "_registry", {})
+    for name in [one for one in registered if one.startswith("CustomGradient-")]:
+        del registered[name]
 
 
 def make_engine(network: KerasNetwork) -> TensorFlowEngine:

@@ -111,6 +111,10 @@ class TorchEngine:
         return rows(self._net.losses, self._net.metrics, labels, outputs, self._net.model.losses)
 
 
+def forget() -> None:
+    """Nothing to do: nothing is kept of former models."""
+
+
 def make_engine(network: KerasNetwork) -> TorchEngine:
     """Return the engine of this backend."""
     return TorchEngine(network)
