@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_LETTERS = 20  # of categories that stand side by side below axes
+_DECADES = 1e3  # the range from which matplotlib's own ticks of a logarithmic axis have room
+
 
 def require() -> None:
     if find_spec("matplotlib") is None:
@@ -87,16 +90,28 @@ def dress(axes: "Axes", dimension: Dimension) -> None:
     axes.set_xlabel(shown(dimension.name))
     if isinstance(dimension, Categorical):
         labels = [shown(one, 12) for one in dimension.categories]
-        axes.set_xticks(range(dimension.width), labels)
+        tilt = 25 if sum(map(len, labels)) > _LETTERS else 0
+        axes.set_xticks(range(dimension.width), labels, rotation=tilt)
         axes.set_xlim(-0.5, dimension.width - 0.5)
     elif dimension.log:
         axes.set_xscale("log")
+        if dimension.high / dimension.low < _DECADES:  # else labels stand on each other
+            units = (0.0, 1 / 3, 2 / 3, 1.0)
+            values = dict.fromkeys(dimension.from_unit(np.array([unit])) for unit in units)
+            axes.set_xticks([*values], [f"{one:.3g}" for one in values])
+            axes.set_xticks([], minor=True)
 
 
-def grid(dimensions: Sequence[Dimension]) -> "tuple[Figure, Iterator[tuple[Axes, Dimension]]]":
-    """A figure with axes for each dimension."""
-    n_columns = min(4, len(dimensions))
-    n_rows = math.ceil(len(dimensions) / n_columns)
+def grid(
+    dimensions: Sequence[Dimension], label: str
+) -> "tuple[Figure, Iterator[tuple[Axes, Dimension]]]":
+    """A figure with axes for each dimension, over one vertical scale called ``label``."""
+    n_rows = math.ceil(len(dimensions) / 4)
+    n_columns = math.ceil(len(dimensions) / n_rows)
     figure = figure_of(3.2 * n_columns, 2.8 * n_rows)
-    places = (figure.add_subplot(n_rows, n_columns, i + 1) for i in range(len(dimensions)))
-    return figure, zip(places, dimensions, strict=True)
+    places = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True).ravel()
+    for place in places[len(dimensions) :]:
+        place.remove()
+    for place in places[: len(dimensions) : n_columns]:
+        place.set_ylabel(label)
+    return figure, zip(places[: len(dimensions)], dimensions, strict=True)

@@ -1,9 +1,10 @@
 """The trials of a search for the table "HParams" of TensorBoard."""
 
-import time
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnlo.files import TEMPORARY, remove_leftovers
 from nnlo.optimize.trials import Trial
 
 
@@ -12,13 +13,14 @@ def write_hparams(trials: Sequence[Trial], folder: Path) -> list[Path]:
 
     One folder a trial, ``trial-0007``; those written now. Merits are ``merit`` or ``merit_1``
     ..., their curve by epochs ``merit_by_epoch``. Raises OSError where the disk does not take
-    them; what is half written then is written again next time.
+    them; what is half written then is removed and written again next time.
     """
     written = []
+    remove_leftovers(folder, "trial-")
     for trial in trials:
         target = folder / f"trial-{trial.number:04d}"
         if trial.state == "finished" and not target.exists():
-            half = folder / f".trial-{trial.number:04d}.{time.time_ns()}.part"
+            half = folder / f".trial-{trial.number:04d}.{secrets.token_hex(4)}{TEMPORARY}"
             _write(trial, half)
             half.rename(target)
             written.append(target)

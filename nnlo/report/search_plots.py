@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LINES = 500  # of trials in ``parallel``, the best
+MOST_NUMBERS = 30  # of trials in ``pareto``
+_TALLEST = 30.0  # inches
 COLORS = {
     "finished": "tab:blue",
     "paused": "tab:cyan",
@@ -95,25 +97,35 @@ def convergence(course: Course) -> "Figure":
     known = [one for one in course.results if one.merit is not None]
     if not known:
         return empty(_no_merit(course))
-    figure = figure_of(9.0, 4.0)
+    figure = figure_of(9.0, 4.2)
     merits = drawable([one.merit for one in known])
     best = list(accumulate(merits, min))
-    numbers = [i for i, one in enumerate(course.results, 1) if one.merit is not None]
     is_final = np.array([one.is_final for one in known])
-    scale = scale_for(merits)
-    for place, label, at in (
-        (121, "results", np.array(numbers, float)),
-        (122, "time of the search (s)", np.array([one.at for one in known])),
+    hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": "tab:gray"}
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, label, every in (
+        (left, "results", range(1, len(course.results) + 1)),
+        (right, "time of the search (s)", [one.at for one in course.results]),
     ):
-        axes = figure.add_subplot(place)
+        pairs = list(zip(every, course.results, strict=True))
+        at = np.array([place for place, one in pairs if one.merit is not None], float)
+        failed = [place for place, one in pairs if one.merit is None]
         axes.scatter(at[is_final], merits[is_final], 14, "tab:gray", label="finished")
         if not is_final.all():
             rest = ~is_final
-            hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": "tab:gray"}
             axes.scatter(at[rest], merits[rest], 14, **hollow, label="paused or stopped")
+        if failed:
+            below: dict[str, Any] = {
+                "transform": axes.get_xaxis_transform(),
+                "clip_on": False,
+                "marker": "x",
+            }
+            axes.scatter(failed, [0.0] * len(failed), 20, "tab:red", **below, label="failed")
         axes.step(at, best, "tab:blue", where="post", label="best so far")
-        axes.set(xlabel=label, ylabel=shown(course.merit_names[0]), yscale=scale)
-        axes.legend(fontsize="small")
+        axes.set(xlabel=label, yscale=scale_for(merits))
+    left.set_ylabel(shown(course.merit_names[0]))
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(_counts(course), fontsize="small")
     return figure
 
@@ -124,12 +136,12 @@ def slices(course: Course) -> "Figure":
     if not known:
         return empty(_no_merit(course))
     merits = tamed([one.merit for one in known])
-    figure, parts = grid(course.space.dimensions)
+    figure, parts = grid(course.space.dimensions, shown(course.merit_names[0]))
     for axes, one in parts:
         at = [place_of(one, told.params[one.name]) for told in known]
         axes.scatter(at, merits, 14, range(len(known)), cmap="viridis", alpha=0.8)
         dress(axes, one)
-        axes.set(ylabel=shown(course.merit_names[0]), yscale=scale_for(merits))
+        axes.set_yscale(scale_for(merits))
     figure.suptitle("every result; light: the newest", fontsize="small")
     return figure
 
@@ -163,6 +175,8 @@ def parallel(course: Course) -> "Figure":
     names = [*(shown(one.name) for one in dimensions), shown(course.merit_names[0])]
     axes.set_xticks(range(len(names)), names, rotation=20)
     axes.set(xlim=(-0.2, len(names) - 0.4), ylim=(-0.08, 1.08), yticks=[])
+    axes.set_title("light: the best", fontsize="small")
+    axes.spines[:].set_visible(False)
     return figure
 
 
@@ -184,7 +198,7 @@ def dependence(course: Course, model: Surrogate | None) -> "Figure":
     """Means over the other parameters, and a band of two standard deviations."""
     if model is None:
         return empty(_NO_MODEL)
-    figure, parts = grid(course.space.dimensions)
+    figure, parts = grid(course.space.dimensions, shown(course.merit_names[0]))
     for axes, one in parts:
         places, means, deviations = model.dependence(one)
         at = np.array([place_of(one, one.from_unit(place)) for place in places])
@@ -194,7 +208,6 @@ def dependence(course: Course, model: Surrogate | None) -> "Figure":
             axes.plot(at, means)
             axes.fill_between(at, means - 2 * deviations, means + 2 * deviations, alpha=0.25)
         dress(axes, one)
-        axes.set_ylabel(shown(course.merit_names[0]))
     figure.suptitle(_trust(model), fontsize="small")
     return figure
 
@@ -204,7 +217,7 @@ def blocks(course: Course) -> "Figure":
     if not course.stretches:
         return empty("no block has begun a trial yet")
     names = sorted({one.block for one in course.stretches})
-    figure = figure_of(9.0, 1.6 + 0.3 * len(names))
+    figure = figure_of(9.0, min(1.6 + 0.3 * len(names), _TALLEST))
     axes = figure.add_subplot()
     for outcome, color in COLORS.items():
         bars = [one for one in course.stretches if one.outcome == outcome]
@@ -221,8 +234,9 @@ def blocks(course: Course) -> "Figure":
             )
     for begin, _ in course.sessions[1:]:
         axes.axvline(begin, color="black", linestyle=":")
-    axes.set_yticks(range(len(names)), [f"block {name}" for name in names])
-    axes.set_xlabel("time of the search (s)")
+    labelled = range(0, len(names), 1 + len(names) // 100)
+    axes.set_yticks(labelled, [f"block {names[i]}" for i in labelled])
+    axes.set(xlabel="time of the search (s)", xlim=(0, None), ylim=(len(names) - 0.4, -0.6))
     axes.set_title(f"in use: {course.utilisation:.1%} of the blocks' time", fontsize="small")
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -240,12 +254,22 @@ def pareto(course: Course) -> "Figure":
     for place, (i, j) in enumerate(pairs, 1):
         axes = figure.add_subplot(math.ceil(len(pairs) / 3), min(3, len(pairs)), place)
         every, best = (drawable([one.merits for one in some]) for some in (having, front))
-        axes.scatter(every[:, i], every[:, j], 14, "tab:gray")
-        best = best[np.argsort(best[:, i], kind="stable")]
+        axes.scatter(every[:, i], every[:, j], 14, "tab:gray", label="other trials")
+        order = np.argsort(best[:, i], kind="stable")
         style = "o-" if len(names) == 2 else "o"
-        axes.plot(best[:, i], best[:, j], style, drawstyle="steps-post", label="Pareto front")
+        ends = best[order]
+        axes.plot(ends[:, i], ends[:, j], style, drawstyle="steps-post", label="Pareto front")
+        for one, place in list(zip(front, best, strict=True))[:MOST_NUMBERS]:
+            near: dict[str, Any] = {
+                "xytext": (4, 4),
+                "textcoords": "offset points",
+                "fontsize": "x-small",
+            }
+            axes.annotate(str(one.number), place[[i, j]], **near)
         axes.set(xlabel=names[i], ylabel=names[j])
+        axes.set(xscale=scale_for(every[:, i]), yscale=scale_for(every[:, j]))
         axes.legend(fontsize="small")
+    figure.suptitle("numbers are those of trials", fontsize="small")
     return figure
 
 

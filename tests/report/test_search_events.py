@@ -49,3 +49,15 @@ def test_only_new_trials_are_written_again(tmp_path):
     write_hparams([trial(0)], tmp_path)
     assert write_hparams([trial(0), trial(1)], tmp_path) == [tmp_path / "trial-0001"]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["trial-0000", "trial-0001"]
+
+
+def test_what_a_kill_left_half_written_is_written_again(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.rename", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_hparams([trial(0)], tmp_path)
+    assert write_hparams([trial(0)], tmp_path) == [tmp_path / "trial-0000"]
+    assert [one.name for one in tmp_path.iterdir()] == ["trial-0000"]

@@ -116,6 +116,19 @@ def test_the_line_of_convergence_is_the_best_so_far():
         assert axes.lines[0].get_xydata().tolist() == [[at[0], 3], [at[1], 1], [at[2], 1]]
 
 
+def test_convergence_shows_when_trials_failed():
+    figure = plots.convergence(results(3.0, None, 1.0, None))
+    for axes, at in zip(figure.axes, ([2, 4], [6, 12]), strict=True):
+        assert axes.collections[-1].get_label() == "failed"
+        assert axes.collections[-1].get_offsets()[:, 0].tolist() == at
+
+
+def test_labels_of_a_narrow_logarithmic_axis_have_room():
+    axes = plots.slices(results(3.0, 1.0)).axes[1]
+    labels = [one.get_text() for one in axes.get_xticklabels() + axes.get_xticklabels(minor=True)]
+    assert labels == ["1", "4", "9"]
+
+
 def test_slices_have_a_point_a_trial_at_its_value():
     course = results(3.0, 1.0)
     for axes, one in zip(plots.slices(course).axes, SPACE.dimensions, strict=True):
@@ -142,6 +155,13 @@ def test_blocks_have_their_row_and_the_time_in_use():
     assert f"in use: {course.utilisation:.1%}" in found
 
 
+def test_very_many_blocks_are_no_taller_than_a_picture_can_be():
+    done = Simulation(1000, 1500).run().records
+    figure = plots.blocks(Course([HEADER, *({"at": 1e9} | one for one in done)]))
+    assert figure.get_figheight() == 30.0
+    assert len(figure.axes[0].get_yticks()) <= 100
+
+
 def test_several_merits_have_a_front(tmp_path):
     header = HEADER | {"merit": "val_loss,time"}
     course = results((3.0, 1.0), (1.0, 3.0), (3.0, 3.0), (2.0, 2.0), header=header)
@@ -149,6 +169,7 @@ def test_several_merits_have_a_front(tmp_path):
     (axes,) = plots.pareto(course).axes
     assert axes.lines[0].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("val_loss", "time")
+    assert [one.get_text() for one in axes.texts] == ["0", "1", "3"]
 
 
 def test_odd_names_and_many_parameters_are_drawn(tmp_path):
