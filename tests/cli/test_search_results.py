@@ -273,8 +273,9 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_best(tmp_path, monkeypat
 def test_the_config_trains_with_exactly_the_parameters(tmp_path):
     options = {"model": "digits", "epochs": 7, "param": ("width=8", "depth=2"), "output": "out"}
     options |= {"checkpoint": "CP", "checkpoint_interval": 1, "restore": "CP", "block_size": 3}
-    params = {"width": 3, "rate": 1e-05, "kind": "adam", "flag": True, "batch": 32, "mode": "gem"}
-    results = SearchResults(tmp_path, options, ("batch", "mode"), "found by a search")
+    params = {"width": 3, "rate": 1e-05, "kind": "adam", "flag": True, "batch": 32, "how": "gem"}
+    names = {"batch": "batch", "how": "mode"}
+    results = SearchResults(tmp_path, options, lambda _: names, "found by a search")
     best = results.write_best(table(trial(tmp_path, 0, 0.5, params=params)))
     told = parse("TrainingDriver", TrainOptions, "", ["--config", str(best / "config.yaml")])
     assert (told.model, told.epochs, told.batch, told.mode) == ("digits", 7, 32, "gem")
