@@ -79,7 +79,7 @@ def test_a_model_file_is_searched_by_its_command_line(tmp_path):
     run_here(
         tmp_path, "python", "OptimizationDriver", "--model", file, "--epochs", "1", "--num", "2"
     )
-    folder = tmp_path / "runs" / "search_my_model-train"
+    folder = tmp_path / "runs" / "search_my_model-search"
     (*trials,) = json.loads((folder / "trials.json").read_text())
     assert [trial["state"] for trial in trials] == ["finished"] * 2
     assert (folder / "best" / "best.keras").is_file()
