@@ -21,7 +21,7 @@ SINCE = "NNLO_SINCE"
 AGAIN = 75
 """Exit code EX_TEMPFAIL: the job has saved what it could and wants to be started again."""
 
-RANKS, STARTED, DONE = "ranks", "started", "done"
+RANKS, STARTED, LOG, DONE = "ranks", "started", "log", "done"
 _UP = "up-"
 
 
@@ -29,7 +29,7 @@ class Marks(NamedTuple):
     """How far one start came.
 
     ranks: the launcher has started ranks. started: the training has begun; checkpoint: base
-    path of its checkpoints, None where it writes none. done: the exit code of a program that
+    path of its checkpoints, None where it writes none; log: of a search instead. done: the exit code of a program that
     came to its end in order, also by an error that it has explained; None where it did not.
     """
 
@@ -37,6 +37,7 @@ class Marks(NamedTuple):
     started: bool = False
     checkpoint: Path | None = None
     done: int | None = None
+    log: Path | None = None
 
 
 def mark_ranks(environ: Mapping[str, str] = os.environ) -> None:
@@ -57,6 +58,12 @@ def is_up(folder: Path, pid: int) -> bool:
 def mark_started(checkpoint: Path | None, environ: Mapping[str, str] = os.environ) -> None:
     """Say, on rank 0, that the training begins; checkpoint: base path, None without any."""
     _write(STARTED, "" if checkpoint is None else str(checkpoint.absolute()), environ)
+
+
+def mark_search(log: Path, environ: Mapping[str, str] = os.environ) -> None:
+    """Say, on rank 0, that a search begins that keeps ``log``."""
+    _write(LOG, str(log.absolute()), environ)
+    _write(STARTED, "", environ)
 
 
 def mark_done(code: int, environ: Mapping[str, str] = os.environ) -> None:
@@ -84,12 +91,13 @@ def _write(name: str, text: str, environ: Mapping[str, str]) -> None:
 
 def read_marks(folder: Path) -> Marks:
     """Return what the ranks have left in ``folder``."""
-    started, done = (_read(folder / name) for name in (STARTED, DONE))
+    started, log, done = (_read(folder / name) for name in (STARTED, LOG, DONE))
     return Marks(
         ranks=(folder / RANKS).exists() or started is not None or done is not None,
         started=started is not None,
         checkpoint=Path(started) if started else None,
         done=int(done) if done and done.isdigit() else None,
+        log=Path(log) if log else None,
     )
 
 

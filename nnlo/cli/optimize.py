@@ -12,7 +12,7 @@ from nnlo import log as logs
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
 from nnlo.cli.driver import drive, tell
-from nnlo.cli.marks import code_of_end, count_restarts, mark_done, mark_started
+from nnlo.cli.marks import code_of_end, count_restarts, mark_done, mark_search
 from nnlo.cli.optimize_options import OptimizeOptions
 from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.search_log import SearchLog
@@ -20,11 +20,12 @@ from nnlo.cli.search_plan import make_folds, make_measure, make_plan, make_space
 from nnlo.cli.search_results import SearchResults
 from nnlo.cli.search_task import Logged, Measure, TrialTask, option_names
 from nnlo.cli.training import find_lists
-from nnlo.errors import NNLOError
+from nnlo.errors import NNLOError, RanksLost
 from nnlo.model import load_builder
 from nnlo.mpi import link
 from nnlo.mpi.setup import together
 from nnlo.optimize.attempt import Attempt
+from nnlo.optimize.coordinator import NO_BLOCK
 from nnlo.optimize.layout import Layout
 from nnlo.optimize.search import Plan, Search
 from nnlo.optimize.study import STUDY
@@ -83,7 +84,7 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
     def begin() -> None:
         folder.write_config(options, {"n_ranks": layout.n_ranks})
         log.info("%s: %d trials of %s; %s", name, options.n_trials, layout.describe(), folder.path)
-        mark_started(folder.path / STUDY)
+        mark_search(folder.path / STUDY)
 
     def plan() -> Plan:
         log_is_there = (folder.path / STUDY).exists()
@@ -119,6 +120,11 @@ def _search(search: Search, results: SearchResults, options: OptimizeOptions, ra
             records = search.records() if options.plots else None
             text = results.finish(search.trials, records, tensorboard=options.tensorboard)
             _show(search, text)
+            if search.reason == NO_BLOCK:
+                raise RanksLost(
+                    "a search must have a block, got the loss of all; go on with --opt-restore, "
+                    "or let nnlorun --max-restarts 3 do that by itself"
+                )
     except NNLOError as raised:  # the others must not wait for ever
         error = raised
     if search.hung:
@@ -140,16 +146,15 @@ def _code(search: Search) -> int:
 
 def _end_all(search: Search, error: NNLOError | None) -> NoReturn:
     """Some ranks hang in code of the user's: nothing else can end them."""
-    if error is not None:
-        tell(PROG, error)
-    blocks = ", ".join(map(str, sorted(search.hung)))
+    blocks = " and ".join(map(str, sorted(search.hung)))
     log.error(
         "all ranks must end, got some of block %s that hang: they are ended now; see the logs of "
         "the trials that they had",
         blocks,
     )
-    code = _code(search) or 1
-    mark_done(code)
+    code = tell(PROG, error) if error is not None else _code(search) or 1
+    if error is None:
+        mark_done(code)
     link.abort(code)
     raise AssertionError("MPI_Abort returned")
 

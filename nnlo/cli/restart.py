@@ -119,13 +119,16 @@ def _pause(signals: Signals, delay: float) -> int | None:
 def _code_of_pause(number: int, end: JobEnd) -> int:
     """A scheduler may start again what has left checkpoints."""
     is_scheduler = number in (signal.SIGTERM, signal.SIGUSR1)
-    return AGAIN if is_scheduler and end.marks.checkpoint else 128 + number
+    is_saved = end.marks.checkpoint or end.marks.log
+    return AGAIN if is_scheduler and is_saved else 128 + number
 
 
 def _from(end: JobEnd, since: float) -> str:
     """What the next start goes on from, where it is known."""
     if not end.marks.started:
         return ""
+    if end.marks.log is not None:
+        return f", from {end.marks.log.name}"
     if file := _newest(end, since):
         return f", from {file.name}"
     has_base = end.marks.checkpoint is not None
@@ -147,8 +150,10 @@ def _say_what_is_left(end: JobEnd, reason: str, again: Restarts) -> None:
         if again.most:
             show(f"nnlorun: {reason}; no restart of {again.most} is left")
         return
-    base, file = end.marks.checkpoint, _newest(end, again.since)
-    if base and file:
+    base, file, log = end.marks.checkpoint, _newest(end, again.since), end.marks.log
+    if log:
+        remedy = f"what the search has done is in {log}: go on with --opt-restore"
+    elif base and file:
         remedy = f"the newest checkpoint is {file}: go on with --restore {base.name}"
     elif base:
         remedy = "no checkpoint was written yet: start again"

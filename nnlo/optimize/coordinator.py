@@ -38,6 +38,9 @@ from nnlo.optimize.roster import Roster
 from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import Record, Trial, Trials
 
+NO_BLOCK = "no block is left"
+"""Why a search has ended that others can go on with."""
+
 
 class Coordinator:
     """past: records of the search so far, without what was in flight being lost: those trials
@@ -196,7 +199,7 @@ class Coordinator:
         if event.returns:
             self._roster.leave(block)
         if self._roster.is_empty and not self._roster.stuck:
-            self._stop("no block is left")
+            self._stop(NO_BLOCK)
 
     def _lose(self, block: int, reason: str) -> None:
         """Take the trial of a block back."""

@@ -82,7 +82,7 @@ class Pretended:
             os.kill(os.getpid(), signal.SIGKILL)
         while fault["do"] == "hang":
             time.sleep(1)
-        return fault["do"]
+        return str(fault["do"])
 
     def _agreed(self, part: Part, word: str) -> list[str]:
         """What each rank of the part says: its failures, or its verdicts."""

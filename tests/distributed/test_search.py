@@ -1,0 +1,157 @@
+"""Searches over real ranks: what blocks do, and what happens when something breaks in them."""
+
+import json
+import re
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nnlo.optimize.study import read
+from nnlo.optimize.trials import Trials
+from tests.distributed.injector import ranks_of, send
+
+pytestmark = pytest.mark.distributed
+
+LIMIT_S = 100.0
+PROGRAM = Path(__file__).with_name("searching.py")
+
+
+@pytest.fixture
+def pretend(launch, tmp_path):
+    """Start a search of trials that sleep, on blocks of ranks; its folder is ``tmp_path/s``."""
+
+    def begin(n_ranks, *options, **orders):
+        words = [sys.executable, "-m", "nnlo.cli.launch", "-n", n_ranks, "--threads", 1, *options]
+        return launch([*words, PROGRAM, tmp_path / "s", json.dumps(orders)])
+
+    return begin
+
+
+def records(folder):
+    """Of a log that may be in the making."""
+    file = folder / "study.log"
+    return read(file) if file.is_file() else []
+
+
+def ends(folder):
+    """How each trial has ended, as often as it has."""
+    found = [record for record in records(folder) if record["event"] in ("finished", "failed")]
+    return Counter((record["trial"], record.get("kind", "finished")) for record in found)
+
+
+def finished(n_trials, **but):
+    """All of them, but for failures: t3="nan"."""
+    failed = {int(name[1:]): kind for name, kind in but.items()}
+    return Counter((trial, failed.get(trial, "finished")) for trial in range(n_trials))
+
+
+def shares(output):
+    """Of a core, by rank."""
+    found = re.findall(r"rank (\d+) cpu ([\d.]+)", output)
+    return {int(rank): float(share) for rank, share in found}
+
+
+def fault(do, who=(0,), **more):
+    return {"do": do, "who": list(who), **more}
+
+
+def test_no_rank_burns_a_core_while_trials_take_their_time(pretend, tmp_path):
+    ended = pretend(5, trials=8, epochs=5, pace=0.5).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(8)
+    found = shares(ended.output)
+    assert len(found) == 5
+    assert max(found.values()) < 0.03, found
+
+
+def test_verdicts_reach_a_block_while_it_trains(pretend, tmp_path):
+    orders = {"trials": 6, "block_size": 3, "pruning": "asha", "epochs": 9, "refit": True}
+    ended = pretend(7, **orders).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert "refit done" in ended.output
+    trials = Trials(read(tmp_path / "s" / "study.log")[1:])
+    assert {trial.state for trial in trials.rows} == {"finished", "paused"}
+    assert len(trials.rows) == 6
+
+
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(pretend, tmp_path):
+    faults = {1: fault("raise", [1]), 2: fault("raise"), 4: fault("nan"), 5: fault("odd")}
+    ended = pretend(5, trials=7, block_size=2, faults=faults).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(7, t1="error", t2="error", t4="nan", t5="error")
+
+
+def test_a_fold_that_fails_ends_its_trial_only(pretend, tmp_path):
+    faults = {1: fault("raise", fold=1), 2: fault("raise", [1], fold=0)}
+    ended = pretend(5, trials=4, block_size=4, folds=2, faults=faults).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(4, t1="error", t2="error")
+
+
+def test_blocks_that_hang_end_the_job_but_not_the_search(pretend, tmp_path):
+    faults = {1: fault("hang", [1]), 2: fault("hang")}
+    ended = pretend(7, trials=6, block_size=2, trial_s=2.0, faults=faults).ended(LIMIT_S)
+    assert ended.code == 3, ended.output
+    assert ends(tmp_path / "s") == finished(6, t1="timeout", t2="timeout")
+    hung = re.search(r"hung: \[(\d), (\d)\]", ended.output)
+    assert hung, ended.output
+    for block in hung.groups():
+        assert f"block {block} (ranks " in ended.output
+
+
+def test_a_search_whose_only_block_hangs_ends(pretend, tmp_path):
+    run = pretend(2, trials=6, trial_s=1.0, faults={1: fault("hang")})
+    assert run.ended(LIMIT_S).code == 3
+    assert ends(tmp_path / "s") == Counter({(0, "finished"): 1, (1, "timeout"): 1})
+    assert records(tmp_path / "s")[-1]["reason"] == "no block is left"
+
+
+def test_a_disk_that_is_full_ends_all_ranks_with_one_message(pretend, tmp_path):
+    ended = pretend(4, trials=1000, pace=0.01, room=9000).ended(LIMIT_S)
+    assert ended.code == 4, ended.output
+    assert len(ended.errors) == 1
+    assert "the log of the search must be written to" in ended.errors[0]
+
+
+def test_ranks_that_die_cost_no_trial(pretend, tmp_path):
+    faults = {1: fault("kill", [1]), 2: fault("kill", [0]), 4: fault("kill", [0, 1])}
+    orders = {"trials": 8, "block_size": 2, "pace": 0.2, "faults": faults}
+    ended = pretend(7, "--fault-tolerant", **orders).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(8)
+
+
+def test_a_fold_that_loses_its_leader_is_trained_again(pretend, tmp_path):
+    faults = {1: fault("kill", [0], fold=1)}
+    orders = {"trials": 4, "block_size": 4, "folds": 2, "pace": 0.1, "faults": faults}
+    ended = pretend(5, "--fault-tolerant", **orders).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(4)
+
+
+def test_what_is_left_of_a_block_leaves_where_it_cannot_train(pretend, tmp_path):
+    faults = {1: fault("kill", [0], fold=1)}
+    orders = {"trials": 5, "block_size": 2, "folds": 2, "pace": 0.1, "faults": faults}
+    ended = pretend(5, "--fault-tolerant", **orders).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(5)
+    assert "leaves the search" in ended.output
+
+
+def test_a_block_that_hangs_is_ended_where_the_others_go_on(pretend, tmp_path):
+    orders = {"trials": 4, "trial_s": 1.5, "block_size": 2, "faults": {1: fault("hang")}}
+    ended = pretend(5, "--fault-tolerant", **orders).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert ends(tmp_path / "s") == finished(4, t1="timeout")
+
+
+def test_the_death_of_rank_0_ends_all_with_one_message(pretend, tmp_path):
+    run = pretend(5, "--fault-tolerant", trials=1000, block_size=2, pace=0.1)
+    run.until(lambda: len(ends(tmp_path / "s")) > 2)
+    send([ranks_of(run)[0]], signal.SIGKILL)
+    ended = run.ended(60)
+    assert len(ended.errors) == 1, ended.output
+    assert "rank 0 must live until the search has ended" in ended.errors[0]
