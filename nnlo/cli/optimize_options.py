@@ -1,6 +1,7 @@
 """What ``OptimizationDriver`` can be told: a search, and the training of its trials."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 
 from nnlo.cli.options import option
@@ -132,6 +133,9 @@ class OptimizeOptions(TrainOptions):
     def _refuse_what_does_not_fit(self) -> None:
         unused = {
             "--restore": self.restore is not None and "go on with a search by --opt-restore",
+            "--checkpoint": self.checkpoint is not None
+            and len(Path(self.checkpoint).parts) != 1
+            and "each trial has its own folder for them: give a name without a slash",
             "--timeline": self.timeline and "look at the trial with TrainingDriver",
             "--spares": self.spares > 0 and "a search gives the trial to another block",
             "--ga-populations": self.ga_populations is not None

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,9 +20,11 @@ from nnlo.errors import ConfigError
 from nnlo.model import ModelBuilder
 from nnlo.model.losses import metric_names
 from nnlo.optimize.conductor import Hear
+from nnlo.optimize.dimensions import Categorical, Dimension
 from nnlo.optimize.events import Limits
 from nnlo.optimize.fold_race import FoldRace
 from nnlo.optimize.folds import Folds
+from nnlo.optimize.forms import from_text
 from nnlo.optimize.layout import Layout
 from nnlo.optimize.merit import Merit, default_merit
 from nnlo.optimize.pruning import Pruner, make_pruner
@@ -41,41 +43,66 @@ def make_space(options: OptimizeOptions, builder: ModelBuilder) -> tuple[Space, 
     Ranges of --tune come before those of the model, --param before both.
     """
     fixed = pairs("--param", options.param)
-    tuned = Space.from_tune(options.tune) if options.tune else None
-    own = tuned.names if tuned is not None else ()
-    known = tunable()
-    for name in own:
-        if name not in known and name not in builder.parameter_names:
-            raise ConfigError(
-                f"--tune must name an option of the training ({', '.join(known)}) or an argument "
-                f"of get_model ({', '.join(builder.parameter_names) or 'none'}), got {name!r}"
-            )
-        if name in fixed:
-            raise ConfigError(f"{name} must be given by --param or --tune, got both; drop one")
+    tuned = [_as_text(from_text(text)) for text in options.tune]
+    own = [one.name for one in tuned]
+    _check_names(options, own, fixed, builder.parameter_names)
     ranges = builder.parameter_range
-    model = Space.from_range(ranges, builder.parameter_names) if ranges else None
-    kept = tuple(
-        one
-        for one in (model.dimensions if model is not None else ())
-        if one.name not in (*own, *fixed)
-    )
-    space = Space(
-        (*kept, *(tuned.dimensions if tuned is not None else ())),
-        _with(builder.repair, fixed),
-    )
-    options_tuned = tuple(name for name in own if name in known)
+    model = Space.from_range(ranges, builder.parameter_names).dimensions if ranges else ()
+    kept = [one for one in model if one.name not in (*own, *fixed)]
+    space = Space((*kept, *tuned), _with(builder.repair, fixed))
+    options_tuned = tuple(name for name in own if name in tunable())
     _try(options, space, options_tuned)
     return space, options_tuned
 
 
+def _as_text(one: Dimension) -> Dimension:
+    """The words that an option of the training takes, which might be read as something else:
+    ``--tune worker_optimizer=none,adam``."""
+    kinds = {entry.name: entry.metadata["kind"] for entry in fields(TrainOptions)}
+    if kinds.get(one.name) is not str or not isinstance(one, Categorical):
+        return one
+    texts = [
+        str(value).lower() if value is None or isinstance(value, bool) else value
+        for value in one.categories
+    ]
+    return replace(one, categories=tuple(texts))
+
+
+def _check_names(
+    options: OptimizeOptions, tuned: Sequence[str], fixed: Params, arguments: Sequence[str]
+) -> None:
+    """Raise ConfigError for what --tune cannot search, or what has its value already."""
+    known = tunable()
+    for name in tuned:
+        if name not in known and name not in arguments:
+            raise ConfigError(
+                f"--tune must name an option of the training ({', '.join(known)}) or an argument "
+                f"of get_model ({', '.join(arguments) or 'none'}), got {name!r}"
+            )
+        if name in fixed:
+            raise ConfigError(f"{name} must be given by --param or --tune, got both; drop one")
+        if name in known and getattr(options, name) != getattr(OptimizeOptions, name):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"{name} must be given by --{flag} or --tune, got both; drop one")
+
+
 def _with(repair: Repair | None, fixed: Params) -> Repair | None:
     """``repair`` of the model's file, which knows the parameters that are not searched too."""
-    if repair is None or not fixed:
-        return repair
+    if repair is None:
+        return None
 
     def call(params: Params) -> Params | None:
-        found = repair({**fixed, **params})
-        return None if found is None else {name: found[name] for name in params}
+        try:
+            found = repair({**fixed, **params})
+            found = found if found is None else dict(found)
+        except Exception as error:  # code of the user's
+            raise ConfigError(
+                f"repair(params) must return parameters or None, got {error!r} for "
+                f"{in_words(params)}; correct the model file"
+            ) from error
+        if found is None:
+            return None
+        return {name: value for name, value in found.items() if name not in fixed}
 
     return call
 
@@ -83,6 +110,7 @@ def _with(repair: Repair | None, fixed: Params) -> Repair | None:
 def _try(options: OptimizeOptions, space: Space, tuned: Sequence[str]) -> None:
     """Raise ConfigError for a range of which no option can be made."""
     kinds = {entry.name: entry.metadata for entry in fields(TrainOptions)}
+    defaults = {entry.name: entry.default for entry in fields(TrainOptions)}
     for one in (one for one in space.dimensions if one.name in tuned):
         kind, choices = kinds[one.name]["kind"], kinds[one.name].get("choices")
         values = getattr(one, "categories", None) or [one.low, one.high]  # type: ignore[union-attr]
@@ -93,7 +121,7 @@ def _try(options: OptimizeOptions, space: Space, tuned: Sequence[str]) -> None:
                 float: is_number,
                 bool: isinstance(value, bool),
             }.get(kind, isinstance(value, str) and (not choices or value in choices))
-            if not fits:
+            if not fits and not (value is defaults[one.name] is None):
                 wanted = ", ".join(choices) if choices else kind.__name__
                 raise ConfigError(
                     f"--tune {one.name} must be of {wanted}, got {value!r}; correct the range"

@@ -131,12 +131,14 @@ class TrialTask:
         """Of the checkpoints of a part."""
         pauses = PAUSE if self.options.pruning == "asha" else None
         name = self.options.checkpoint or pauses
-        return RunDirectory.at(part.folder).checkpoint(None if part.refit_epochs else name)
+        return part.folder / "checkpoints" / name if name and not part.refit_epochs else None
 
     def is_saved(self, epoch: int) -> bool:
-        if self.options.checkpoint is None:
-            return self.options.pruning == "asha"
-        return epoch % self.options.checkpoint_interval == 0
+        if self.options.pruning == "asha":
+            return True  # by whoever is paused there
+        return (
+            self.options.checkpoint is not None and epoch % self.options.checkpoint_interval == 0
+        )
 
     def save(self, part: Part, manager: MPIManager, *, is_done: bool) -> Mapping[str, str]:
         folder = RunDirectory.at(part.folder)
