@@ -30,13 +30,14 @@ def get_model(
 
 
 get_model.parameter_range = [
-    Integer(10, 300, name="nb_filters1"),
-    Integer(10, 300, name="nb_filters2"),
-    Integer(10, 300, name="nb_filters3"),
-    Integer(50, 1000, name="dense1"),
-    Integer(50, 1000, name="dense2"),
-    Real(0.0, 1.0, name="dropout1"),
-    Real(0.0, 1.0, name="dropout2"),
+    Integer(2, 5, name="kernel_size"),
+    Integer(10, 300, prior="log-uniform", name="nb_filters1"),
+    Integer(10, 300, prior="log-uniform", name="nb_filters2"),
+    Integer(10, 300, prior="log-uniform", name="nb_filters3"),
+    Integer(50, 1000, prior="log-uniform", name="dense1"),
+    Integer(50, 1000, prior="log-uniform", name="dense2"),
+    Real(0.0, 0.6, name="dropout1"),
+    Real(0.0, 0.6, name="dropout2"),
 ]
 
 

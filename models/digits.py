@@ -23,9 +23,9 @@ def get_model(nb_filters=32, dropout=0.25, dense=128):
 
 
 get_model.parameter_range = [
-    Integer(4, 64, name="nb_filters"),
+    Integer(4, 64, prior="log-uniform", name="nb_filters"),
     Real(0.0, 0.6, name="dropout"),
-    Integer(16, 256, name="dense"),
+    Integer(16, 256, prior="log-uniform", name="dense"),
 ]
 
 

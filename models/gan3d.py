@@ -194,13 +194,28 @@ def get_model(
 
 
 get_model.parameter_range = [
-    Integer(16, 256, name="latent"),
-    Integer(4, 64, name="width"),
+    Integer(16, 256, prior="log-uniform", name="latent"),
+    Integer(4, 32, prior="log-uniform", name="width"),
     Real(0.0, 0.6, name="dropout"),
-    Real(0.1, 10.0, prior="log-uniform", name="generation_weight"),
+    # generation_weight stays 1: RMSprop and Adam see only what the others count beside it
     Real(0.1, 10.0, prior="log-uniform", name="energy_weight"),
     Real(0.1, 10.0, prior="log-uniform", name="total_weight"),
 ]
+
+
+def figure_of_merit(history):
+    """Return how far showers are from real ones in the last epoch; 0 is perfect.
+
+    The sum of the relative errors of the total deposit and of the energy that the discriminator
+    tells of made showers, of that of real ones, without which it could not judge, and of how
+    much better than by chance it tells one from the other (0..1). No weight of the losses
+    counts, so that trials with different ones compare.
+    """
+    of = "val_" if history.values("val_loss") else ""
+    errors = [f"{of}generator/total_error", f"{of}generator/energy_error"]
+    errors.append(f"{of}discriminator/energy_error")
+    right = history.values(f"{of}discriminator/accuracy")[-1]
+    return sum(history.values(name)[-1] for name in errors) + abs(2 * right - 1)
 
 
 def get_name():

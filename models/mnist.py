@@ -7,9 +7,14 @@ from skopt.space import Integer, Real
 from nnlo.errors import ModelError
 
 
+def side_left(kernel_size):
+    """Return the side of the images, in pixels, after both convolutions."""
+    return 28 - 2 * (kernel_size - 1)
+
+
 def get_model(nb_filters=32, pool_size=2, kernel_size=3, dropout=0.25, dense=128):
     """Return a network from (28, 28, 1) to the probabilities of 10 classes."""
-    left = 28 - 2 * (kernel_size - 1)
+    left = side_left(kernel_size)
     if left < pool_size:
         raise ModelError(
             f"kernel_size and pool_size must leave a pixel of 28, got {kernel_size} and "
@@ -32,12 +37,18 @@ def get_model(nb_filters=32, pool_size=2, kernel_size=3, dropout=0.25, dense=128
 
 
 get_model.parameter_range = [
-    Integer(10, 50, name="nb_filters"),
-    Integer(2, 10, name="pool_size"),
-    Integer(2, 10, name="kernel_size"),
-    Integer(50, 200, name="dense"),
-    Real(0.0, 1.0, name="dropout"),
+    Integer(8, 64, prior="log-uniform", name="nb_filters"),
+    Integer(2, 6, name="pool_size"),
+    Integer(2, 8, name="kernel_size"),
+    Integer(32, 512, prior="log-uniform", name="dense"),
+    Real(0.0, 0.6, name="dropout"),
 ]
+
+
+def repair(params):
+    """Take a pool_size that leaves at least 3 by 3 pixels."""
+    params["pool_size"] = min(params["pool_size"], side_left(params["kernel_size"]) // 3)
+    return params
 
 
 def get_name():

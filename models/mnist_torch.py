@@ -44,9 +44,9 @@ def get_model(kernel_size=5, dropout=0.5, dense=50):
 
 
 get_model.parameter_range = [
-    Integer(2, 10, name="kernel_size"),
-    Integer(50, 200, name="dense"),
-    Real(0.0, 1.0, name="dropout"),
+    Integer(2, 7, name="kernel_size"),  # leaves 2 by 2 pixels or more
+    Integer(32, 512, prior="log-uniform", name="dense"),
+    Real(0.0, 0.6, name="dropout"),
 ]
 
 

@@ -1,10 +1,14 @@
+import inspect
+
 import numpy as np
 import pytest
 
 from nnlo.data.showers import make_showers
 from nnlo.errors import ModelError
-from nnlo.model import load_builder
+from nnlo.history import History
+from nnlo.model import load_builder, zoo_names
 from nnlo.model.make import build_adapter
+from nnlo.optimize.space import Space
 
 # of Keras where it turns variables and tensors into arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -21,32 +25,105 @@ def test_zoo_model_gives_ten_classes(name):
     assert adapter.predict(np.zeros((2, *shape), np.float32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(
-    "name", ["digits", "mnist", "mnist_torch", "cifar10", "gan_digits", "gan3d"]
-)
-def test_every_dimension_is_an_argument_with_its_default_inside(name):
-    import inspect
+def space_of(builder):
+    return Space.from_range(builder.parameter_range, builder.parameter_names, builder.repair)
 
-    builder = load_builder(name)
+
+def defaults_of(builder):
     arguments = inspect.signature(builder.module.get_model).parameters
-    for dimension in builder.parameter_range:
-        low, high = dimension.bounds
-        assert low <= arguments[dimension.name].default <= high
+    return {name: arguments[name].default for name in space_of(builder).names}
 
 
-def test_ranges_are_those_users_know():
-    def ranges(name):
-        return {one.name: one.bounds for one in load_builder(name).parameter_range}
+@pytest.mark.parametrize("name", zoo_names())
+def test_every_dimension_is_an_argument_with_its_default_inside(name):
+    builder = load_builder(name)
+    space = space_of(builder)
+    assert set(space.names) <= set(builder.parameter_names)
+    space.check(defaults_of(builder))
 
-    assert ranges("mnist") == {
-        "nb_filters": (10, 50),
-        "pool_size": (2, 10),
-        "kernel_size": (2, 10),
-        "dense": (50, 200),
-        "dropout": (0.0, 1.0),
-    }
-    assert set(ranges("mnist_torch")) == {"kernel_size", "dense", "dropout"}
-    assert ranges("cifar10")["nb_filters3"] == (10, 300)
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_repair_leaves_the_defaults_alone(name):
+    builder = load_builder(name)
+    assert space_of(builder).repaired(defaults_of(builder)) == defaults_of(builder)
+
+
+@pytest.mark.parametrize("name", zoo_names())
+def test_what_a_search_draws_can_be_built(name):
+    pytest.importorskip("torch" if "torch" in name else "keras")
+    space, rng = space_of(load_builder(name)), np.random.default_rng(5)
+    for _ in range(2 if name == "gan3d" else 8):
+        assert load_builder(name, **space.sample(rng)).build_model() is not None
+
+
+def test_names_of_ranges_are_those_users_know():
+    def names(model):
+        return set(space_of(load_builder(model)).names)
+
+    assert names("mnist") == {"nb_filters", "pool_size", "kernel_size", "dense", "dropout"}
+    assert names("mnist_torch") == {"kernel_size", "dense", "dropout"}
+    filters = {"nb_filters1", "nb_filters2", "nb_filters3"}
+    assert names("cifar10") >= {*filters, "dense1", "dense2", "dropout1", "dropout2"}
+
+
+def test_search_leaves_mnist_three_pixels_a_side():
+    pytest.importorskip("keras")
+    space, rng = space_of(load_builder("mnist")), np.random.default_rng(0)
+    for params in (space.sample(rng) for _ in range(300)):
+        assert (28 - 2 * (params["kernel_size"] - 1)) // params["pool_size"] >= 3
+
+
+def test_topclass_without_dense_layers_is_one_model_whatever_is_drawn_for_them():
+    pytest.importorskip("keras")
+    space, rng = space_of(load_builder("topclass")), np.random.default_rng(0)
+    bare = [one for one in (space.sample(rng) for _ in range(60)) if one["n_dense"] == 0]
+    assert {(one["dense"], one["dropout2"]) for one in bare} == {(16, 0.0)}
+
+
+def test_topclass_learns_from_images_of_events():
+    pytest.importorskip("keras")
+    builder = load_builder("topclass", n_blocks=3, nb_filters=4, dropout1=0.0, dropout2=0.0)
+    assert (builder.features, builder.labels, builder.train_files()) == ("Images", "Labels", None)
+    adapter = build_adapter(builder, optimizer="adam", learning_rate=0.003, seed=0)
+    labels = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1, 2]]
+    images = np.random.default_rng(0).random((6, 150, 94, 5), np.float32)
+    images[..., :3] *= 4 * labels[:, None, None]  # a layer for each class is brighter
+    first = adapter.train_step((images, labels))
+    for _ in range(14):
+        last = adapter.train_step((images, labels))
+    assert last[1] < 0.5 * first[1]
+
+
+GOOD = {"total_error": 0.0, "energy_error": 0.0, "accuracy": 0.5, "mismatch": 0.0, "loss": 9.0}
+WORSE = {"total_error": 0.1, "energy_error": 0.2, "accuracy": 0.9, "mismatch": 0.1, "loss": 1.0}
+
+
+@pytest.mark.parametrize("before", ["", "val_"])
+@pytest.mark.parametrize("name", ["gan_digits", "gan3d"])
+def test_merit_of_a_gan_is_no_loss_and_counts_in_the_last_epoch(name, before):
+    builder = load_builder(name)
+    names = ["loss", *builder.build_model().metric_names]
+
+    def merit(*epochs):
+        rows = [{before + one: row[one.rpartition("/")[2]] for one in names} for row in epochs]
+        return builder.figure_of_merit(History(epochs=rows))
+
+    assert merit(WORSE, GOOD) == 0.0
+    assert merit(GOOD, WORSE) > 0.05
+
+
+def test_mismatch_is_none_for_equal_images_and_large_for_noise():
+    keras = pytest.importorskip("keras")
+    data = pytest.importorskip("sklearn.datasets").load_digits()
+    images, labels = data.images[:300, ..., None] / 16, np.eye(10)[data.target[:300]]
+    noise = np.random.default_rng(0).random(images.shape)
+
+    def mismatch(*arrays):
+        tensors = [keras.ops.convert_to_tensor(one, "float32") for one in arrays]
+        return float(load_builder("gan_digits").module.mismatch(*tensors))
+
+    assert abs(mismatch(images, images, labels)) < 1e-6
+    assert mismatch(noise, images, labels) > 0.04
 
 
 @pytest.mark.parametrize("kernel_size", range(2, 10))
