@@ -4,15 +4,22 @@ import argparse
 import heapq
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nnlo.errors import ConfigError
+from nnlo.optimize.coordinator import Coordinator
+from nnlo.optimize.events import End, Event, Finished, Idle, Limits, Start, Write
+from nnlo.optimize.pruning import Never
 from nnlo.optimize.searcher import SEARCHERS, Told, make_searcher
 from nnlo.optimize.space import Params, Space
+from nnlo.optimize.study import Study
+from nnlo.optimize.trials import Record
 
 N_BLOCKS = 4
 
@@ -103,7 +110,20 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--noise", type=float, default=0.0, help="deviation, on merits alone")
     parser.add_argument("--told", nargs="*", type=int, default=[10, 100, 300, 1000])
+    parser.add_argument("--blocks", type=int, default=0, help="emulate so many, in real time")
+    parser.add_argument("--ahead", nargs="*", type=int, default=[0, 1, 2, 4, 8])
     options = parser.parse_args()
+    if options.blocks:
+        print("share of a block's time that it waits for its next trial, of 1 s; mean and worst")
+        print(
+            f"{'searcher':12}{'told before':>12}"
+            + "".join(f"{q:>9} ahead   " for q in options.ahead)
+        )
+        for searcher in options.searchers:
+            for n_told in options.told:
+                throughput(searcher, n_told, options)
+        print(f"load {os.getloadavg()[0]:.1f}")
+        return
     print(
         f"{'searcher':12}"
         + "".join(f"{name + ' @30':>16}{'@60':>10}{'worst':>10}" for name in options.functions)
@@ -196,6 +216,62 @@ def latency(searcher: str, sizes: Sequence[int]) -> None:
             running[trial] = params
         line += f"{spent[0]:9.3f}{spent[1]:10.3f}"
     print(line, flush=True)
+
+
+def throughput(searcher: str, n_told: int, options: argparse.Namespace) -> None:
+    """Print a line: how long blocks wait for the next trial, on the real clock."""
+    line = f"{searcher:12}{n_told:12}"
+    for n_ahead in options.ahead:
+        with tempfile.TemporaryDirectory() as folder, Study.create(Path(folder), {}) as study:
+            study.append(*past(n_told))
+            waits = emulated(searcher, n_ahead, study, options)
+        line += f"{np.mean(waits):9.2%}{np.max(waits):9.2%}"
+    print(line, flush=True)
+
+
+def past(n: int) -> list[Record]:
+    """The log of a search with ``n`` results."""
+    function, rng = FUNCTIONS["mixed7"], np.random.default_rng(0)
+    space = Space.from_tune(function.tune)
+    found: list[Record] = []
+    for trial in range(n):
+        params = space.sample(rng)
+        end = {"merit": function.value(**params), "merits": [], "epochs": 1, "seconds": 1.0}
+        found += [
+            {"event": "asked", "trial": trial, "params": params, "told": 0, "running": []},
+            {"event": "finished", "trial": trial, **end, "metrics": {}, "files": {}},
+        ]
+    return found
+
+
+def emulated(
+    searcher: str, n_ahead: int, study: Study, options: argparse.Namespace
+) -> list[float]:
+    """Seconds that blocks wait after each result, while trials of about 1 s only pass."""
+    function, rng = FUNCTIONS["mixed7"], np.random.default_rng(1)
+    made = make_searcher(searcher, Space.from_tune(function.tune), 0)
+    limits = Limits(len(study.trials) + options.trials, n_ahead=n_ahead)
+    coordinator = Coordinator(made, limits, Never(1), study.records())
+    start = time.monotonic()
+    events: list[tuple[float, int, Event]] = [
+        (start, block, Idle(block)) for block in range(options.blocks)
+    ]
+    waits: list[float] = []
+    while events:
+        due, block, event = heapq.heappop(events)
+        time.sleep(max(0.0, due - time.monotonic()))
+        actions = coordinator.handle(event, due)
+        study.append(*(one.record for one in actions if isinstance(one, Write)))
+        now = time.monotonic()
+        for one in actions:
+            if isinstance(one, Start):
+                if isinstance(event, Finished):
+                    waits.append(now - due)
+                end = Finished(block, one.trial, function.value(**one.params), epochs=1)
+                heapq.heappush(events, (now + rng.normal(1, 0.1), block, end))
+            elif isinstance(one, End):
+                return waits
+    return waits
 
 
 if __name__ == "__main__":

@@ -270,7 +270,7 @@ def _around(space: Space, rng: np.random.Generator, centers: Array) -> Array:
     for move, one in zip(moves.T, space.dimensions, strict=True):
         scale = 0.7 if isinstance(one, Categorical) else sizes
         parts.append(move[:, None] * scale * rng.normal(size=(len(starts), one.width)))
-    return starts + np.concatenate(parts, axis=1)
+    return np.asarray(starts + np.concatenate(parts, axis=1))
 
 
 def _neighbours(space: Space, unit: Array) -> Array:

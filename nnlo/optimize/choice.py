@@ -1,29 +1,45 @@
 """Which trial is next: one that lost its block, a paused one that is worth more, a new one."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+from nnlo.optimize.ahead import Ahead, Orders
+from nnlo.optimize.events import Limits
 from nnlo.optimize.fidelity import at_the_end
 from nnlo.optimize.pruning import Curves, Pruner
 from nnlo.optimize.searcher import Searcher
-from nnlo.optimize.trials import Trial, Trials
+from nnlo.optimize.trials import Record, Trial, Trials
 
 
 class Choice:
-    """trials: the table of its coordinator, to which it keeps the merits by epoch."""
+    """trials: the table of its coordinator, made of ``past``."""
 
-    def __init__(self, searcher: Searcher, pruner: Pruner, n_trials: int, trials: Trials) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        pruner: Pruner,
+        limits: Limits,
+        trials: Trials,
+        past: Sequence[Record],
+    ) -> None:
         self.curves = Curves()
         self.is_exhausted = False
         """Whether the searcher has nothing left to propose."""
-        self._searcher = searcher
+        self._ahead = Ahead(searcher, in_thread=limits.n_ahead > 0)
         self._pruner = pruner
-        self._n_trials = n_trials
+        self._limits = limits
         self._trials = trials
         self._waiting: deque[int] = deque()
         for trial in trials.rows:
             self._adopt(trial)
+        orders = Orders.left_open(past)
+        for number in orders:
+            self._ahead.order(number, *orders.of(number))
+
+    def close(self) -> None:
+        """No proposals are made any more, and no thread for them is left."""
+        self._ahead.close()
 
     def _adopt(self, trial: Trial) -> None:
         """Take over what the past has left."""
@@ -73,7 +89,7 @@ class Choice:
     @property
     def _is_last(self) -> bool:
         """Whether there will be no new trials."""
-        return self.is_exhausted or len(self._trials) >= self._n_trials
+        return self.is_exhausted or len(self._trials) >= self._limits.n_trials
 
     def _promoted(self) -> int | None:
         number = self._promotion()
@@ -88,10 +104,19 @@ class Choice:
         number = len(self._trials)
         if self._is_last:
             return None
-        told, running = at_the_end(self._trials), self._trials.unanswered
-        params = self._searcher.ask(number, told, running)
+        if number not in self._ahead:
+            self._order(number)
+        params, about = self._ahead.take(number)
         if params is None:
             self.is_exhausted = True
             return None
-        write("asked", trial=number, params=params, told=len(told), running=list(running))
+        write("asked", trial=number, params=params, **about)
+        end = min(number + 1 + self._limits.n_ahead, self._limits.n_trials)
+        for later in range(number + 1, end):
+            if later not in self._ahead:
+                write("ordered", trial=later)
+                self._order(later)
         return number
+
+    def _order(self, number: int) -> None:
+        self._ahead.order(number, at_the_end(self._trials), self._trials.unanswered)

@@ -140,7 +140,9 @@ class Limits:
     of a trial, inf for any; a block that is still busy then gets no more work until it answers.
     max_errors_in_a_row: exceptions without a success between. max_failures_in_a_row: of any
     kind. max_failures: altogether. max_moves: how often a trial is given to another block
-    after its own died, and to a restored search without having reported between.
+    after its own died, and to a restored search without having reported between. n_ahead:
+    proposals that a thread makes before a block is free; each knows nothing of the results since
+    so many trials were asked for. As many as results may come during one ask; 0: none.
     """
 
     n_trials: int
@@ -151,6 +153,7 @@ class Limits:
     max_failures_in_a_row: int = 10
     max_failures: int | None = None
     max_moves: int = 2
+    n_ahead: int = 0
 
     def __post_init__(self) -> None:
         counts = {
@@ -162,10 +165,10 @@ class Limits:
         for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}; raise it")
-        if self.max_moves < 0 or not self.trial_s > 0:
+        if self.max_moves < 0 or self.n_ahead < 0 or not self.trial_s > 0:
             raise ConfigError(
-                "max_moves must be >= 0 and trial_s above 0, got "
-                f"{self.max_moves}, {self.trial_s}; correct them"
+                "max_moves and n_ahead must be >= 0 and trial_s above 0, got "
+                f"{self.max_moves}, {self.n_ahead}, {self.trial_s}; correct them"
             )
         if self.target is not None and not math.isfinite(self.target):
             raise ConfigError(f"the target must be a number, got {self.target}; leave it out")

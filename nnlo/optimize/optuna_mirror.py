@@ -60,7 +60,7 @@ class Journal:
         elif event == "ended":
             for number in sorted(self._is_open):
                 yield from self._prune(number, record)
-        elif event != "restored" and record["trial"] in self._is_open:
+        elif event not in ("restored", "ordered") and record["trial"] in self._is_open:
             yield from getattr(self, f"_{event}")(record)
 
     def _study(self, record: Record) -> Iterator[dict[str, Any]]:

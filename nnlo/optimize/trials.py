@@ -3,6 +3,7 @@
 A record is a JSON object. ``event`` names it; the others have these fields::
 
     header     what the search is: see ``study``
+    ordered    trial: it is proposed from what is known here, and asked later
     asked      trial, params, told (how many trials the searcher knew), running (numbers of the
                others it was told to be under way)
     started    trial, block, attempt (from 1), from_epoch, to_epoch
@@ -117,7 +118,7 @@ class Trials:
         """Raises DataError for a record that does not fit those before it."""
         event = record.get("event")
         try:
-            if event in ("header", "ended"):
+            if event in ("header", "ended", "ordered"):
                 return
             if event == "restored":
                 self._interrupt()
@@ -216,4 +217,4 @@ _CHANGES = {
     "lost": Trials._lose,
     "suspended": Trials._suspend,
 }
-EVENTS = frozenset((*_CHANGES, "header", "asked", "restored", "ended"))
+EVENTS = frozenset((*_CHANGES, "header", "ordered", "asked", "restored", "ended"))

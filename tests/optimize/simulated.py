@@ -83,6 +83,7 @@ class Simulation:
     pruner: Pruner | None = None
     past: Sequence[Record] = ()
     limits: Limits | None = None
+    n_ahead: int = 0
     merit: Callable[[Params, int], float] = curve
     spread: float = 0.4  # of the durations' logarithm
     stop_after: float = math.inf  # events
@@ -91,7 +92,10 @@ class Simulation:
     def __post_init__(self) -> None:
         pruner = self.pruner or Never(self.epochs)
         limits = self.limits or Limits(
-            self.n_trials, max_errors_in_a_row=10**9, max_failures_in_a_row=10**9
+            self.n_trials,
+            max_errors_in_a_row=10**9,
+            max_failures_in_a_row=10**9,
+            n_ahead=self.n_ahead,
         )
         self.coordinator = Coordinator(self.searcher, limits, pruner, self.past)
         self.records: list[Record] = list(self.past)
@@ -123,6 +127,7 @@ class Simulation:
                 self._obey(self.coordinator.handle(Interrupted("a signal"), self.now))
             is_open = len(self.coordinator.trials) < self.n_trials
             self.n_idle_moments += is_open and self.coordinator.n_idle > 0
+        self.coordinator.close()
         return self
 
     def _later(self, delay: float, event: Event) -> None:

@@ -7,7 +7,9 @@ import pytest
 from scipy.stats import norm
 
 from nnlo.errors import ConfigError
+from nnlo.optimize import gaussian_process
 from nnlo.optimize.bayesian import Bayesian, chosen, log_improvement, one_merit, standardised
+from nnlo.optimize.dimensions import Array
 from nnlo.optimize.searcher import Told
 from nnlo.optimize.space import Params, Space
 
@@ -119,6 +121,25 @@ def test_the_pareto_front_of_two_merits_is_covered() -> None:
         told.append(Told(trial, params, merits[0], merits))
     on_front = [float(str(one.params["x"])) for one in told if float(str(one.params["y"])) < 0.02]
     assert set(np.floor(np.array(on_front) * 4).clip(0, 3)) == {0, 1, 2, 3}
+
+
+def test_hyper_parameters_are_fitted_again_for_each_ten_percent_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    fit = gaussian_process.fit
+
+    def counted(space: Space, units: Array, targets: Array) -> gaussian_process.Numbers:
+        sizes.append(len(targets))
+        return fit(space, units, targets)
+
+    monkeypatch.setattr(gaussian_process, "fit", counted)
+    told = search(PLANE, 60, branin)
+    searcher = Bayesian(PLANE, 0)
+    sizes.clear()
+    for n in range(40, 60):
+        searcher.ask(99, told[:n], {})
+    assert sizes == [39, 42, 46, 50, 55]
 
 
 def test_no_initial_trial_is_too_few() -> None:

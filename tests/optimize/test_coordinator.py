@@ -232,7 +232,9 @@ def test_a_stopped_search_can_be_told_of_later_trials():
     assert sorted(start.trial for start in more.starts) == list(range(10, 15))
 
 
-@pytest.mark.parametrize("value", [{"n_trials": 0}, {"max_moves": -1}, {"target": math.nan}])
+@pytest.mark.parametrize(
+    "value", [{"n_trials": 0}, {"max_moves": -1}, {"target": math.nan}, {"n_ahead": -1}]
+)
 def test_limits_that_make_no_sense_are_refused(value):
     with pytest.raises(ConfigError, match=next(iter(value))):
         Limits(**{"n_trials": 1} | value)

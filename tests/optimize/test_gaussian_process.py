@@ -61,15 +61,24 @@ def test_the_gradient_of_the_evidence_is_right() -> None:
 def test_slopes_are_those_of_predictions() -> None:
     units, targets = data(MIXED, 25)
     model = GaussianProcess(MIXED, units, targets, fit(MIXED, units, targets))
-    at = np.random.default_rng(2).random(MIXED.n_unit)
+    at = np.random.default_rng(2).random((3, MIXED.n_unit))
     *values, of_mean, of_deviation = model.slopes(at)
-    np.testing.assert_allclose(values, np.ravel(model.predict(at[None])), rtol=1e-9)
-    np.testing.assert_allclose(
-        of_mean, differences(lambda u: model.predict(u[None])[0][0], at), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        of_deviation, differences(lambda u: model.predict(u[None])[1][0], at), atol=1e-6
-    )
+    np.testing.assert_allclose(values, model.predict(at), rtol=1e-9)
+    for i, unit in enumerate(at):
+        found = differences(lambda u: np.ravel(model.predict(u[None])), unit)
+        np.testing.assert_allclose([of_mean[i], of_deviation[i]], found.T, atol=1e-6)
+
+
+def test_what_is_believed_changes_deviations_as_if_it_were_known() -> None:
+    units, targets = data(MIXED, 25)
+    more, at = np.random.default_rng(2).random((2, 6, MIXED.n_unit))
+    model = GaussianProcess(MIXED, units, targets, fit(MIXED, units, targets))
+    every = np.concatenate([targets, model.predict(more)[0]])
+    whole = GaussianProcess(MIXED, np.concatenate([units, more]), every, model.numbers)
+    found = model.believing(more)
+    np.testing.assert_allclose(found.predict(at), whole.predict(at), rtol=1e-6)
+    np.testing.assert_allclose(found.means, whole.predict(whole.units)[0], atol=1e-6)
+    np.testing.assert_allclose(found.slopes(at)[3], whole.slopes(at)[3], rtol=1e-5)
 
 
 def test_a_category_changes_the_covariance_by_one_scale_whichever_it_becomes() -> None:
