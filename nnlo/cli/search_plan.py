@@ -196,6 +196,7 @@ def make_plan(
         deadline=math.inf if options.search_time is None else options.search_time,
         trial_s=math.inf if options.trial_time is None else options.trial_time,
         max_failures=options.max_failures,
+        n_ahead=options.ask_ahead,
     )
     header: dict[str, Any] = {
         "model": name,

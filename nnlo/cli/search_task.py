@@ -21,7 +21,7 @@ from nnlo.errors import ConfigError
 from nnlo.files import write_text
 from nnlo.history import History
 from nnlo.log import kept_in
-from nnlo.model import ModelBuilder, load_builder
+from nnlo.model import ModelBuilder, load_builder, release
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
@@ -154,9 +154,7 @@ class TrialTask:
         return {name: str(best.relative_to(self.root))}
 
     def forget(self) -> None:
-        import gc
-
-        gc.collect()
+        release()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,10 @@ class Conductor:
         """The trial that a block has, and which attempt at it."""
         return self._ledger.trial_of(block)
 
+    def close(self) -> None:
+        """Propose no more."""
+        self._coordinator.close()
+
     def _now(self) -> float:
         return self._clock() - self._began
 

@@ -147,6 +147,7 @@ class Search:
             finally:
                 self.trials, self.reason = conductor.trials, conductor.reason
                 self.hung = frozenset(office.hung)
+                conductor.close()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.interrupted = f"interruption ({signal.Signals(number).name})"
