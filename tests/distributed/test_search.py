@@ -155,3 +155,119 @@ def test_the_death_of_rank_0_ends_all_with_one_message(pretend, tmp_path):
     ended = run.ended(60)
     assert len(ended.errors) == 1, ended.output
     assert "rank 0 must live until the search has ended" in ended.errors[0]
+
+
+# The real driver ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def search(launch, digits, tmp_path):
+    """Start OptimizationDriver on a model that breaks at some widths; its folder is ``HERE``."""
+
+    def begin(n_ranks, *options, launcher=(), pause=0.0, breaks=None):
+        words = [sys.executable, "-m", "nnlo.cli.launch", "-n", n_ranks, "--threads", 1, *launcher]
+        lists = ["--train-data", digits / "train_digits.list"]
+        lists += ["--val-data", digits / "test_digits.list", "--output", tmp_path / "runs"]
+        model = ["--model", Path(__file__).with_name("breakable.py"), "--param", f"pause={pause}"]
+        how = ["--batch", 50, "--hyper-opt", "random"]
+        if "--tune" not in options:
+            how += ["--tune", "width=8:64"]
+        driver = ["-m", "nnlo.cli.optimize", *model, *lists, *how, *options]
+        return launch([*words, *driver], NNLO_BREAKS=json.dumps(breaks or {}))
+
+    return begin
+
+
+@pytest.fixture
+def here(tmp_path):
+    return tmp_path / "runs" / "breakable-search"
+
+
+def events(here, name):
+    return [record for record in records(here) if record["event"] == name]
+
+
+def once(here, n_trials):
+    """Whether each trial has one end, a good one."""
+    return ends(here) == finished(n_trials)
+
+
+def test_trials_that_break_are_recorded_with_their_reasons(search, here):
+    breaks = {"8": "raise", "16": "raise first", "24": "nan", "40": "build", "48": "memory"}
+    options = ("--block-size", 2, "--epochs", 1, "--num-iterations", 7, "--trial-memory", 1.5)
+    widths = ("--tune", "width=8,16,24,32,40,48,56", "--max-failures", 7)
+    ended = search(5, *options, *widths, breaks=breaks).ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    params = {record["trial"]: record["params"]["width"] for record in events(here, "asked")}
+    kinds = {params[one["trial"]]: one["kind"] for one in events(here, "failed")}
+    assert kinds == {8: "error", 16: "error", 24: "nan", 40: "error", 48: "infeasible"}
+    assert len(events(here, "finished")) == 2
+    assert ended.output.count("ValueError: it breaks") >= 2
+
+
+def test_a_search_that_hangs_ends_with_the_blocks_that_do(search, here):
+    options = ("--block-size", 2, "--epochs", 1, "--num-iterations", 3, "--trial-time", 8)
+    run = search(5, *options, "--tune", "width=8,16,24", breaks={"8": "hang"})
+    ended = run.ended(LIMIT_S)
+    assert ended.code == 1, ended.output
+    assert [one["kind"] for one in events(here, "failed")] == ["timeout"]
+    assert len(events(here, "finished")) == 2
+    assert re.search(r"got some of block \d that hang", ended.output)
+
+
+LONG = ("--epochs", 8, "--checkpoint", "cp", "--checkpoint-interval", 1)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_warned_search_suspends_its_trials_and_goes_on(search, here, number, code):
+    run = search(5, *LONG, "--block-size", 2, "--num-iterations", 4, pause=0.02)
+    run.until(lambda: len(events(here, "reported")) > 4)
+    run.process.send_signal(number)
+    ended = run.ended(20)
+    assert ended.code == code, ended.output
+    suspended = {record["trial"] for record in events(here, "suspended")}
+    assert suspended
+    more = search(4, *LONG, "--block-size", 3, "--num-iterations", 4, "--opt-restore")
+    assert more.ended(LIMIT_S).code == 0
+    assert once(here, 4)
+    later = [record for record in events(here, "started") if record["attempt"] > 1]
+    assert {record["trial"] for record in later} == suspended
+    assert all(record["from_epoch"] > 0 for record in later)
+
+
+def test_a_killed_search_goes_on_without_a_word(search, here):
+    run = search(4, *LONG, "--num-iterations", 8, launcher=("--max-restarts", 1), pause=0.01)
+    run.until(lambda: len(events(here, "finished")) > 1)
+    send([ranks_of(run)[0]], signal.SIGKILL)
+    ended = run.ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert "restart 1 of 1 in 1 s on 4 ranks, from study.log" in ended.output
+    assert once(here, 8)
+
+
+def test_a_tolerant_search_loses_ranks_but_no_trials(search, here):
+    options = ("--block-size", 3, "--num-iterations", 6, *LONG)
+    run = search(7, *options, launcher=("--fault-tolerant",), pause=0.02)
+    run.until(lambda: len(events(here, "reported")) > 3)
+    ranks = ranks_of(run)
+    send([ranks[2], ranks[4]], signal.SIGKILL)  # a worker, and the leader of the other block
+    ended = run.ended(LIMIT_S)
+    assert ended.code == 0, ended.output
+    assert once(here, 6)
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "options", "words"),
+    [
+        (1, ("--num-iterations", 0), "--num-iterations must be at least 1"),
+        (3, ("--tune", "depth=1:3"), "--tune must name an option of the training"),
+        (3, ("--block-size", 3), "block sizes that fit are 1, 2"),
+        (3, ("--train-data", "none.list"), "none.list"),
+        (3, ("--opt-restore",), "--opt-restore must find a search"),
+    ],
+)
+def test_what_cannot_be_searched_ends_all_ranks_with_one_message(search, n_ranks, options, words):
+    ended = search(n_ranks, *options).ended(60)
+    assert ended.code == 1, ended.output
+    assert len(ended.errors) == 1, ended.output
+    assert words in ended.errors[0]
