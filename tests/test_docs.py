@@ -188,6 +188,7 @@ def test_a_stale_command_would_be_found(command):
 
 
 @pytest.mark.distributed
+@pytest.mark.timeout(600)
 def test_marked_blocks_run_one_after_the_other(shown):
     marked = [block for block in blocks() if block.is_run]
     assert 4 <= sum(len(block.commands) for block in marked if block.language == "bash") <= 8
