@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from nnlo.optimize.trials import Record, Trial, Trials
@@ -70,8 +71,8 @@ class SearchLog:
         )
 
     def _failed(self, record: Record, trial: Trial, trials: Trials) -> None:
-        lines = record["reason"].strip().splitlines() or ["no reason given"]
-        log.warning("trial %d failed (%s): %s", trial.number, record["kind"], lines[-1])
+        cause = shorten(trial.cause, 300, placeholder=" …")
+        log.warning("trial %d failed (%s): %s", trial.number, record["kind"], cause)
 
     def _lost(self, record: Record, trial: Trial, trials: Trials) -> None:
         log.warning("trial %d lost block %d: %s", trial.number, record["block"], record["reason"])

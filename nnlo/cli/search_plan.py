@@ -1,6 +1,7 @@
 """What OptimizationDriver searches, and how: from its options to the parts of a search."""
 
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -19,6 +20,7 @@ from nnlo.data.folds import read_classes, whole_data
 from nnlo.errors import ConfigError
 from nnlo.model import ModelBuilder
 from nnlo.model.losses import metric_names
+from nnlo.mpi.stopping import EarlyStopping, Target, metric_name
 from nnlo.optimize.conductor import Hear
 from nnlo.optimize.dimensions import Categorical, Dimension
 from nnlo.optimize.events import Limits
@@ -32,6 +34,9 @@ from nnlo.optimize.search import Plan
 from nnlo.optimize.searcher import make_searcher
 from nnlo.optimize.space import Params, Repair, Space
 from nnlo.optimize.trials import Trial
+
+_OF_THE_WORK = ("n_weights", "time_s", "samples_per_s", "samples", "version", "staleness")
+"""Merits that are no metrics."""
 
 _TRIES = 30
 """Draws of a space that are looked at before the search begins."""
@@ -146,14 +151,34 @@ def make_measure(
     if options.merit is None and own is not None:
         names = getattr(own, "names", None)
         return Measure(None, own), tuple(names) if names else ("figure_of_merit",)
-    text = options.merit
-    if text is None:
-        loss = options.loss or builder.loss
-        known = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
-        validates = has_val or options.n_fold > 1
-        text = default_merit((*known, *(f"val_{name}" for name in known if validates)))
+    loss = options.loss or builder.loss
+    known = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
+    validates = has_val or options.n_fold > 1
+    known = (*known, *(f"val_{name}" for name in known if validates))
+    text = default_merit(known) if options.merit is None else options.merit
     merit = Merit.from_text(text, options.merit_epoch)
+    if loss is not None:  # else the model alone knows its metrics
+        _check_metrics(options, merit, known)
     return Measure(merit), tuple(part.strip() for part in text.split(","))
+
+
+def _check_metrics(options: OptimizeOptions, merit: Merit, known: Sequence[str]) -> None:
+    """Raise ConfigError for a metric that no training will have."""
+
+    def having(metric: str) -> Sequence[str]:
+        # Those of a model with several outputs are numbered.
+        metric = metric.strip()
+        return (*known, metric) if re.sub(r"_\d+$", "", metric) in known else known
+
+    for term in merit.terms:
+        if term.metric not in _OF_THE_WORK:
+            metric_name(term.metric, having(term.metric))
+    if options.best_metric != TrainOptions.best_metric:
+        metric_name(options.best_metric, having(options.best_metric))
+    if options.early_stopping:
+        EarlyStopping.parse(options.early_stopping, having(options.early_stopping.split(",")[0]))
+    if options.target_metric:
+        Target.parse(options.target_metric, having(options.target_metric.split(",")[0]))
 
 
 def make_folds(

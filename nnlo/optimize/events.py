@@ -188,5 +188,5 @@ def _reasons(trials: Trials) -> str:
     """Those of the last failures, each once."""
     told: dict[str, list[str]] = {}
     for trial in [one for one in trials.rows if one.state == "failed"][-3:]:
-        told.setdefault(trial.reason, []).append(str(trial.number))
+        told.setdefault(trial.cause, []).append(str(trial.number))
     return "; ".join(f"trial {', '.join(who)}: {reason}" for reason, who in told.items())

@@ -144,6 +144,8 @@ class Search:
                 office.run()
                 self.interrupted = self.interrupted or conductor.interrupted
                 self.refit = office.finish(self._refit_order(conductor.trials))
+                if self.refit is not None and self.refit.state == "interrupted":
+                    self.interrupted = self.interrupted or self.refit.reason
             finally:
                 self.trials, self.reason = conductor.trials, conductor.reason
                 self.hung = frozenset(office.hung)

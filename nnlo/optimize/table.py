@@ -95,11 +95,11 @@ def failures(trials: Sequence[Trial]) -> str:
     groups: dict[tuple[str, str], list[Trial]] = {}
     for trial in trials:
         if trial.state == "failed":
-            alike = re.sub(r"[\d.]+", "0", trial.reason)
+            alike = re.sub(r"[\d.]+", "0", trial.cause)
             groups.setdefault((trial.kind, alike), []).append(trial)
     return "\n".join(
         f"{len(group)} failed ({kind}), trial {listed([one.number for one in group])}: "
-        f"{shorten(group[0].reason, 300, placeholder=' …')}"
+        f"{shorten(group[0].cause, 300, placeholder=' …')}"
         for (kind, _), group in sorted(groups.items(), key=lambda pair: -len(pair[1]))
     )
 

@@ -20,6 +20,7 @@ A record is a JSON object. ``event`` names it; the others have these fields::
 asking. Whoever applies the same records gets the same table.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,21 @@ _AFTER: Mapping[str, State] = {
     "stop": "stopped",
     "suspend": "waiting",
 }
+
+
+_WAY = ("    ", '  File "')
+"""What lines of a traceback before its error begin with."""
+
+
+def _error_in(text: str) -> str:
+    """What stands behind the last traceback in ``text``, all of it where there is none."""
+    lines = text.splitlines()
+    starts = [
+        i
+        for i, (before, line) in enumerate(itertools.pairwise(lines), 1)
+        if before.startswith(_WAY) and line.strip() and not line.startswith(" ")
+    ]
+    return "\n".join(lines[starts[-1] :]) if starts else text
 
 
 @dataclass
@@ -76,6 +92,11 @@ class Trial:
     def is_over(self) -> bool:
         """Whether nothing more will become of it; a paused one may still be promoted."""
         return self.state in ("finished", "stopped", "failed")
+
+    @property
+    def cause(self) -> str:
+        """The reason of its failure on one line: of a traceback the error, without the way."""
+        return " ".join(_error_in(self.reason).split()) or "no reason given"
 
 
 class Trials:

@@ -289,7 +289,7 @@ def _no_merit(course: Course) -> str:
     failed: Sequence[Trial] = [one for one in course.trials if one.state == "failed"]
     if not failed:
         return f"no trial has a merit yet ({_counts(course) or 'none asked'})"
-    return f"no trial has a merit ({_counts(course)}); the last failed with: {failed[-1].reason}"
+    return f"no trial has a merit ({_counts(course)}); the last failed with: {failed[-1].cause}"
 
 
 def _trust(model: Surrogate) -> str:

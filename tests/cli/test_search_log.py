@@ -83,8 +83,8 @@ def test_several_merits_and_the_spread_of_folds_are_shown(caplog):
     assert line.startswith("trial 0: 0.25 +- 0.012 after")
 
 
-def test_a_failure_is_shown_by_the_last_line_of_its_reason(caplog):
-    trace = "Traceback (most recent call last):\n  File x\nValueError: no\n"
+def test_a_failure_is_shown_by_the_error_in_its_reason(caplog):
+    trace = 'Traceback (most recent call last):\n  File "x"\nValueError: no\n'
     failed = {"event": "failed", "trial": 0, "reason": trace, "kind": "error", "attempt": 1}
     assert said(caplog, ASKED, failed) == ["trial 0 failed (error): ValueError: no"]
     assert said(caplog, ASKED, failed | {"reason": " "})[0].endswith("no reason given")

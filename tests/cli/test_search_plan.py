@@ -199,9 +199,45 @@ def test_the_model_may_judge_by_itself(tmp_path):
     assert judged(tmp_path, own, merit="val_loss") == ((2.0,), ("val_loss",))
 
 
-def test_a_metric_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    with pytest.raises(ConfigError, match=r"val_loss.*got 'val_auc'"):
-        judged(tmp_path, merit="val_auc")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"merit": "val_auc"},
+        {"merit": "val_loss,val_auc"},
+        {"best_metric": "val_auc"},
+        {"early_stopping": "val_auc,<,4"},
+        {"target_metric": "val_auc,>,0.9"},
+    ],
+)
+def test_a_metric_that_is_not_there_is_told_before_the_search_begins(tmp_path, options):
+    known = "loss, accuracy, val_loss, val_accuracy"
+    with pytest.raises(ConfigError, match=f"must be one of {known}, got 'val_auc'"):
+        make_measure(*told(tmp_path, **options), has_val=True)
+
+
+def test_without_validation_data_there_is_no_metric_of_it(tmp_path):
+    with pytest.raises(ConfigError, match="no validation data"):
+        make_measure(*told(tmp_path, merit="val_loss"), has_val=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"merit": "1-val_acc", "early_stopping": "val_acc,>,4"},
+        {"merit": "val_accuracy_2", "target_metric": "accuracy_1,>,0.9"},
+        {"merit": "val_top_k:max", "metrics": ("top_k",), "best_metric": "val_top_k"},
+        {"merit": "time_s,n_weights,samples_per_s:max"},
+    ],
+)
+def test_metrics_are_known_by_all_their_names(tmp_path, options):
+    make_measure(*told(tmp_path, **options), has_val=True)
+
+
+def test_what_a_model_measures_by_itself_is_not_known_before(tmp_path):
+    no_loss = "def get_loss():\n    return None"
+    measure, _ = make_measure(*told(tmp_path, no_loss, merit="val_g/loss"), has_val=True)
+    with pytest.raises(ConfigError, match="got 'val_g/loss'"):
+        measure(History(epochs=EPOCHS), Adapter())
 
 
 @pytest.mark.parametrize("merit", ["val_loss,val_loss", "", ",", "1-loss:max"])

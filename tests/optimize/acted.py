@@ -40,6 +40,8 @@ class Actor:
         fold, state = part.fold or 0, part.folder / "state"
         if part.refit_epochs:
             self.refits.append(part.refit_epochs)
+            if (end := self.at(part, 0)) is not None:
+                return end
             return PartEnd("done", epochs=part.refit_epochs, files={"model": "refit"})
         start = int(state.read_text()) if state.exists() else 0
         self.began.append((part.trial, start))

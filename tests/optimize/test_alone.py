@@ -270,6 +270,19 @@ def test_the_best_is_trained_once_more(tmp_path):
     assert search.refit == PartEnd("done", epochs=10 + best.number, files={"model": "refit"})
 
 
+def test_a_signal_in_the_last_training_is_known_and_that_is_done_later(tmp_path):
+    def at(part, epoch):
+        return PartEnd("interrupted", reason="interruption (SIGTERM)") if epoch == 0 else None
+
+    actor = Actor(at=at)
+    how = {"n_trials": 2, "refit_epochs": lambda trial: 5}
+    assert searched(tmp_path, actor, **how).interrupted == "interruption (SIGTERM)"
+    actor.at = lambda part, epoch: None
+    search = searched(tmp_path, actor, restores=True, **how)
+    assert search.refit.state == "done"
+    assert (actor.refits, actor.n_repeated()) == ([5, 5], 0)
+
+
 def test_nothing_is_trained_once_more_where_all_failed(tmp_path):
     search = searched(tmp_path, Actor(at=fails()), refit_epochs=lambda trial: 1)
     assert search.refit is None
