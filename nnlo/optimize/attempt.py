@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +34,9 @@ OUTCOME = "outcome.json"
 
 Measure = Callable[[History, ModelAdapter], tuple[float, ...]]
 
-_NO_ROOM = ("MemoryError", "out of memory", "OOM", "RESOURCE_EXHAUSTED", "ResourceExhausted")
+_NO_ROOM = re.compile(
+    r"MemoryError|out of memory|\bOOM\b|RESOURCE_EXHAUSTED|ResourceExhausted", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,18 @@ class Attempt:
         self._task = task
 
     def __call__(self, part: Part, voice: Voice) -> PartEnd | None:
+        end = self._train(part, voice)
+        self._task.forget()  # now that nothing holds the model
+        return replace(end, fold=part.fold or 0) if part.is_first and end else None
+
+    def _train(self, part: Part, voice: Voice) -> PartEnd | None:
         teller = Teller(self._measure(part), self._task.is_saved, voice, part.from_epoch)
         manager: MPIManager | None = None
         end: PartEnd | None = None
         try:
             found = _all_or_none(part, lambda: self._begin(part, teller))
             if isinstance(found, PartEnd):
-                return found if part.is_first else None
+                return found
             manager = found
             manager.prepare()
             teller.prepared(manager)
@@ -122,13 +130,10 @@ class Attempt:
             raise
         except NNLOError as error:
             end = _failed(error, teller.verdict)
-        except Exception:  # code of the user's
+        except (Exception, SystemExit):  # code of the user's
             reason = traceback.format_exc()
             end = PartEnd("failed", reason=reason, kind=_kind(reason))
-        if manager is not None:
-            end = self._close(manager, end)
-        self._task.forget()
-        return replace(end, fold=part.fold or 0) if part.is_first and end else None
+        return end if manager is None else self._close(manager, end)
 
     def _begin(self, part: Part, teller: "Teller") -> "MPIManager | PartEnd":
         """What trains a part, or how it has ended before; collective."""
@@ -291,7 +296,7 @@ def _failed(error: NNLOError, verdict: str) -> PartEnd:
 
 def _kind(reason: str) -> str:
     """Parameters that need more memory than there is are not a mistake of the user's."""
-    return "infeasible" if any(word in reason for word in _NO_ROOM) else "error"
+    return "infeasible" if _NO_ROOM.search(reason) else "error"
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
