@@ -91,7 +91,7 @@ def search(options: argparse.Namespace, rule: str, seed: int) -> Found:
         words += ["--keep-models", 1, "--log-level", "error"]
         with contextlib.redirect_stdout(io.StringIO()):
             optimize([*map(str, words)])
-        trials = Trials(read(folder / "mlp-train" / "study.log")).rows
+        trials = Trials(read(folder / "mlp-search" / "study.log")).rows
     done = [one.merit for one in trials if one.state == "finished" and one.merit is not None]
     return Found(min(done), sum(one.epochs for one in trials))
 
