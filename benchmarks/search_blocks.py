@@ -14,12 +14,13 @@ import numpy as np
 from search import FUNCTIONS
 
 from nnlo.mpi import link
-from nnlo.optimize.attempt import Part, Voice
+from nnlo.optimize.attempt import Part
 from nnlo.optimize.events import Limits
 from nnlo.optimize.pruning import Never
 from nnlo.optimize.search import Plan, Search
 from nnlo.optimize.searcher import SEARCHERS, make_searcher
 from nnlo.optimize.space import Space
+from nnlo.optimize.teller import Voice
 from nnlo.optimize.wire import PartEnd
 
 SPREAD = 0.2  # of the logarithm of a trial's seconds

@@ -26,10 +26,11 @@ from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
 from nnlo.mpi.stopping import larger_is_better
-from nnlo.optimize.attempt import Attempt, Part, Voice
+from nnlo.optimize.attempt import Attempt, Part
 from nnlo.optimize.folds import Folds
 from nnlo.optimize.merit import Merit, own_merit
 from nnlo.optimize.space import Params
+from nnlo.optimize.teller import Voice
 from nnlo.optimize.wire import PartEnd
 
 log = logging.getLogger(__name__)

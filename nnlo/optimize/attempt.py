@@ -7,19 +7,18 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nnlo.errors import ModelError, NNLOError, RanksLost, TrainingError
 from nnlo.files import write_text
-from nnlo.history import History, Record
+from nnlo.history import History
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi import ulfm
 from nnlo.mpi.manager import MPIManager
-from nnlo.mpi.master import Master
 from nnlo.mpi.plan import Listener
-from nnlo.mpi.root import Root
 from nnlo.mpi.setup import together
 from nnlo.optimize.space import Params
+from nnlo.optimize.teller import Measure, Teller, Voice, numbers
 from nnlo.optimize.wire import PartEnd, part_from_json
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 OUTCOME = "outcome.json"
 """Left in the folder of a part that is done, so that nobody trains it again."""
-
-Measure = Callable[[History, ModelAdapter], tuple[float, ...]]
 
 _NO_ROOM = re.compile(
     r"MemoryError|out of memory|\bOOM\b|RESOURCE_EXHAUSTED|ResourceExhausted", re.IGNORECASE
@@ -59,23 +56,6 @@ class Part:
     def is_first(self) -> bool:
         """Whether this rank speaks for the part."""
         return self.comm is None or self.comm.rank == 0
-
-
-class Voice(Protocol):
-    """How the first rank of a part speaks with rank 0 of the search."""
-
-    def report(
-        self,
-        epoch: int,
-        merits: Sequence[float],
-        metrics: Mapping[str, float],
-        *,
-        saved: bool = False,
-        is_last: bool = False,
-    ) -> None: ...
-
-    def verdict(self) -> str:
-        """Why the part must be left, empty while it goes on; asked again and again."""
 
 
 class Task(Protocol):
@@ -135,7 +115,7 @@ class Attempt:
             end = PartEnd("failed", reason=reason, kind=_kind(reason))
         return end if manager is None else self._close(manager, end)
 
-    def _begin(self, part: Part, teller: "Teller") -> "MPIManager | PartEnd":
+    def _begin(self, part: Part, teller: Teller) -> "MPIManager | PartEnd":
         """What trains a part, or how it has ended before; collective."""
         known = self._known(part)
         if known is not None:
@@ -155,7 +135,7 @@ class Attempt:
             found = part.comm.bcast(found)
         return found
 
-    def _end(self, part: Part, manager: MPIManager, teller: "Teller") -> PartEnd:
+    def _end(self, part: Part, manager: MPIManager, teller: Teller) -> PartEnd:
         history = manager.history
         assert history is not None
         is_done = teller.is_whole or not (teller.verdict or manager.interrupted)
@@ -168,14 +148,14 @@ class Attempt:
             "done",
             part.fold or 0,
             merits=self._measure(part)(history, manager.adapter),
-            metrics=_numbers(history.epochs[-1] if history.epochs else {}),
+            metrics=numbers(history.epochs[-1] if history.epochs else {}),
             epochs=len(history.epochs),
             files=files,
         )
         write_text(part.folder / OUTCOME, json.dumps(asdict(end)))
         return end
 
-    def _measure(self, part: Part) -> "Measure":
+    def _measure(self, part: Part) -> Measure:
         """What a training is judged by; one on all data has nothing to be judged on."""
         return (lambda history, adapter: ()) if part.refit_epochs else self._task.measure
 
@@ -188,86 +168,6 @@ class Attempt:
         except NNLOError as error:
             return _failed(error, "")
         return end
-
-
-class Teller:
-    """Listens to a training: reports its merits, and ends it when it is told to.
-
-    from_epoch: what came before is known to rank 0; what a restored training did after it is
-    told when it goes on. Epochs without the validation that the others have are passed over.
-    """
-
-    def __init__(
-        self,
-        measure: "Measure",
-        is_saved: Callable[[int], bool],
-        voice: Voice,
-        from_epoch: int = 0,
-    ) -> None:
-        self.verdict = ""
-        self._measure = measure
-        self._is_saved = is_saved
-        self._voice = voice
-        self._from_epoch = from_epoch
-        self._manager: MPIManager | None = None
-        self._root: Root | None = None
-        self._master: Master | None = None
-        self._last: tuple[int, tuple[float, ...], dict[str, float]] | None = None
-
-    def prepared(self, manager: MPIManager) -> None:
-        """The training is about to begin."""
-        self._manager = manager
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the last epoch is over and its merit known."""
-        assert self._manager is not None
-        return self._last is not None and self._last[0] >= self._manager.settings.num_epochs
-
-    def begin(self, root: Root, master: Master) -> None:
-        self.goes_on(root, master)
-        epochs = root.history.epochs
-        for n, record in enumerate(epochs, 1):
-            if record["epoch"] > self._from_epoch:
-                self._tell(replace(root.history, epochs=epochs[:n]), is_saved=True)
-
-    def goes_on(self, root: Root, master: Master) -> None:
-        self._root, self._master = root, master
-
-    def epoch_began(self, epoch: int) -> None: ...
-
-    def updated(self, version: int, n_samples: int, logs: Record) -> None:
-        self._obey()
-
-    def epoch_ended(self, epoch: int, record: Record) -> None:
-        assert self._root is not None
-        self._tell(self._root.history, is_saved=self._is_saved(record["epoch"]))
-        self._obey()
-
-    def _tell(self, history: History, *, is_saved: bool) -> None:
-        """Report the last epoch of ``history``."""
-        assert self._root is not None
-        assert self._manager is not None
-        record = history.epochs[-1]
-        if not all(name in record for name in self._root.metric_names):
-            return
-        merits = self._measure(history, self._manager.adapter)
-        self._last = record["epoch"], merits, _numbers(record)
-        if not self.verdict:
-            self._voice.report(*self._last, saved=is_saved)
-
-    def end(self) -> None:
-        if self._last is not None and not self.verdict:
-            self._voice.report(*self._last, saved=True, is_last=True)
-
-    def _obey(self) -> None:
-        assert self._root is not None
-        assert self._master is not None
-        if self.verdict or self.is_whole:  # what is done is not thrown away
-            return
-        if verdict := self._voice.verdict():
-            self.verdict = verdict
-            self._root.leave(self._master, f"search: {verdict}")
 
 
 def _all_or_none(part: Part, step: Callable[[], T]) -> T:
@@ -297,13 +197,3 @@ def _failed(error: NNLOError, verdict: str) -> PartEnd:
 def _kind(reason: str) -> str:
     """Parameters that need more memory than there is are not a mistake of the user's."""
     return "infeasible" if _NO_ROOM.search(reason) else "error"
-
-
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a record of an epoch."""
-    work = ("epoch", "samples", "version", "staleness")
-    return {
-        name: float(value)
-        for name, value in record.items()
-        if name not in work and isinstance(value, int | float)
-    }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from nnlo.errors import RanksLost
 from nnlo.mpi import link, ulfm
-from nnlo.optimize.attempt import Part, Voice
+from nnlo.optimize.attempt import Part
 from nnlo.optimize.layout import Layout, cut
 from nnlo.optimize.post import Patience, Post, share
+from nnlo.optimize.teller import Voice
 from nnlo.optimize.wire import Goodbye, Halt, Message, Order, Outcome, PartEnd, Report, Word
 
 if TYPE_CHECKING:

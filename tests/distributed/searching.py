@@ -15,12 +15,13 @@ from typing import Any
 from nnlo.errors import NNLOError
 from nnlo.mpi import link, ulfm
 from nnlo.optimize import desk
-from nnlo.optimize.attempt import Part, Voice
+from nnlo.optimize.attempt import Part
 from nnlo.optimize.events import Limits
 from nnlo.optimize.pruning import make_pruner
 from nnlo.optimize.search import Plan, Search
 from nnlo.optimize.searcher import make_searcher
 from nnlo.optimize.space import Space
+from nnlo.optimize.teller import Voice
 from nnlo.optimize.wire import PartEnd
 
 ORDERS: dict[str, Any] = {

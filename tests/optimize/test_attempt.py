@@ -245,6 +245,8 @@ def test_a_training_on_all_data_has_no_merits(tmp_path):
         ("batch", DataError("it must be there, got none"), "error"),
         ("batch", MemoryError("a rank must stay within"), "infeasible"),
         ("batch", RuntimeError("CUDA out of memory"), "infeasible"),
+        ("batch", RuntimeError("no file in the ZOOM folder"), "error"),
+        ("model", SystemExit("sys.exit() in get_model"), "error"),
         ("batch", RanksLost("too few are left"), "transient"),
         ("measure", ZeroDivisionError("no epochs"), "error"),
         ("save", OSError("disk full"), "error"),
