@@ -172,7 +172,7 @@ class Logged:
         with kept_in(part.folder / "log.txt", self.role):
             end = self.attempt(part, voice)
             if end is not None and end.state == "failed":
-                log.error("failed (%s): %s", end.kind, end.reason)
+                log.info("failed (%s): %s", end.kind, end.reason)
             return end
 
 

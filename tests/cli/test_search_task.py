@@ -220,6 +220,6 @@ def test_the_log_of_a_trial_is_in_its_folder(tmp_path, lists):
     folder = tmp_path / "t"
     attempt(Part(0, {"width": 13}, None, folder), Voice())
     text = (folder / "log.txt").read_text()
-    assert "[block 1, rank 1] ERROR failed (error): Traceback" in text
+    assert "[block 1, rank 1] INFO failed (error): Traceback" in text
     assert "ValueError: thirteen" in text
     logging.getLogger("nnlo").handlers.clear()
