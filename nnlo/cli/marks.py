@@ -29,8 +29,9 @@ class Marks(NamedTuple):
     """How far one start came.
 
     ranks: the launcher has started ranks. started: the training has begun; checkpoint: base
-    path of its checkpoints, None where it writes none; log: of a search instead. done: the exit code of a program that
-    came to its end in order, also by an error that it has explained; None where it did not.
+    path of its checkpoints, None where it writes none; log: of a search instead. done: the exit
+    code of a program that came to its end in order, also by an error that it has explained;
+    None where it did not.
     """
 
     ranks: bool = False

@@ -333,9 +333,12 @@ class MPIManager:
         try:
             if not self.abandoned:
                 self._ranks.wait_for_all()
-                if self._prepared is not None:
-                    self._prepared.watch.close()
-                    self._ranks.free(self._prepared.ring, self._prepared.beside)
+                prepared = self._prepared
+                if prepared is None:
+                    self._ranks.free()
+                else:
+                    prepared.watch.close()
+                    self._ranks.free(prepared.ring, prepared.beside)
         finally:
             atexit.unregister(self._die)
             self._job.data.close()

@@ -139,8 +139,9 @@ class Desk:
         members.remove(peer)
         if block not in self._there:
             return
-        role = "its leader" if self._leaders[block] == peer else "a member"
-        log.warning("rank %d is dead, %s of block %d; %d left", peer, role, block, len(members))
+        role = "the leader" if self._leaders[block] == peer else "a member"
+        left = f"{len(members)} of its ranks are left" if members else "none of its ranks is left"
+        log.warning("rank %d, %s of block %d, is dead; %s", peer, role, block, left)
         if members and self._leaders[block] != peer:
             order = self._busy.get(block)
             if order is not None and self._layout.n_at_once > 1:  # one of its folds is void
