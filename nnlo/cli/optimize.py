@@ -25,7 +25,7 @@ from nnlo.model import load_builder
 from nnlo.mpi import link
 from nnlo.mpi.setup import together
 from nnlo.optimize.attempt import Attempt
-from nnlo.optimize.coordinator import NO_BLOCK
+from nnlo.optimize.events import NO_BLOCK
 from nnlo.optimize.layout import Layout
 from nnlo.optimize.search import Plan, Search
 from nnlo.optimize.study import STUDY

@@ -113,6 +113,8 @@ class Attempt:
         except (Exception, SystemExit):  # code of the user's
             reason = traceback.format_exc()
             end = PartEnd("failed", reason=reason, kind=_kind(reason))
+        if end is not None and end.state == "failed" and _has_lost_ranks(part):
+            end = replace(end, kind="transient")  # whatever came of that
         return end if manager is None else self._close(manager, end)
 
     def _begin(self, part: Part, teller: Teller) -> "MPIManager | PartEnd":
@@ -172,6 +174,10 @@ class Attempt:
 
 def _all_or_none(part: Part, step: Callable[[], T]) -> T:
     return step() if part.comm is None else ulfm.all_or_none(part.comm, step)
+
+
+def _has_lost_ranks(part: Part) -> bool:
+    return part.comm is not None and bool(ulfm.failed_ranks(part.comm))
 
 
 def _read(folder: Path) -> PartEnd | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from nnlo.optimize.coordinator import Coordinator
@@ -10,6 +11,9 @@ from nnlo.optimize.events import (
     Dismiss,
     End,
     Event,
+    Failed,
+    Finished,
+    Idle,
     Interrupted,
     Start,
     Tick,
@@ -117,9 +121,7 @@ class Conductor:
     def conclude(self, block: int, outcome: Outcome, outlet: Outlet) -> None:
         """A block has ended its order, or is there for the first time."""
         for event in self._ledger.outcome(block, outcome, self._now()):
-            if outcome.leaves:
-                event = BlockLost(block, _why(outcome))
-            self.tell(event, outlet)
+            self.tell(_last(event, outcome) if outcome.leaves else event, outlet)
 
     def lose(self, block: int, reason: str, outlet: Outlet, *, returns: bool) -> None:
         """The leader of a block is dead; returns: others of it will speak."""
@@ -129,6 +131,17 @@ class Conductor:
     def tick(self, outlet: Outlet) -> None:
         """Time has passed."""
         self.tell(Tick(), outlet)
+
+
+def _last(event: Event, outcome: Outcome) -> Event:
+    """What ``event`` is of a block that takes no other trial."""
+    if isinstance(event, Finished):
+        return replace(event, leaves=True)
+    if isinstance(event, Failed) and any(part.hangs for part in outcome.parts):
+        return replace(event, kind="timeout", leaves=True)  # nor shall another block hang
+    if isinstance(event, Failed | Idle):
+        return BlockLost(event.block, _why(outcome))
+    return event
 
 
 def _why(outcome: Outcome) -> str:

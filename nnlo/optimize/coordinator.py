@@ -18,6 +18,7 @@ from typing import Any
 
 from nnlo.optimize.choice import Choice
 from nnlo.optimize.events import (
+    NO_BLOCK,
     Action,
     BlockLost,
     Dismiss,
@@ -37,9 +38,6 @@ from nnlo.optimize.pruning import Pruner
 from nnlo.optimize.roster import Roster
 from nnlo.optimize.searcher import Searcher
 from nnlo.optimize.trials import Record, Trial, Trials
-
-NO_BLOCK = "no block is left"
-"""Why a search has ended that others can go on with."""
 
 
 class Coordinator:
@@ -78,11 +76,11 @@ class Coordinator:
             case Finished(block, trial):
                 if self._roster.may_finish(block, trial):
                     self._on_finish(event)
-                self._roster.free(block)
+                self._free(block, leaves=event.leaves)
             case Failed(block, trial):
                 if self._roster.has(block, trial):
                     self._on_failure(event)
-                self._roster.free(block)
+                self._free(block, leaves=event.leaves)
             case BlockLost():
                 self._on_death(event)
             case Interrupted(reason):
@@ -198,7 +196,17 @@ class Coordinator:
         self._roster.remove(block)
         if event.returns:
             self._roster.leave(block)
-        if self._roster.is_empty and not self._roster.stuck:
+        self._look_for_blocks()
+
+    def _free(self, block: int, *, leaves: bool) -> None:
+        if leaves:
+            self._roster.remove(block)
+            self._look_for_blocks()
+        else:
+            self._roster.free(block)
+
+    def _look_for_blocks(self) -> None:
+        if self._roster.is_empty and not (self._roster.stuck or self._is_done):
             self._stop(NO_BLOCK)
 
     def _lose(self, block: int, reason: str) -> None:

@@ -9,6 +9,9 @@ from nnlo.errors import ConfigError
 from nnlo.optimize.space import Params
 from nnlo.optimize.trials import Record, Trials
 
+NO_BLOCK = "no block is left"
+"""Why a search has ended that others can go on with."""
+
 
 @dataclass(frozen=True)
 class Idle:
@@ -32,7 +35,8 @@ class Reported:
 @dataclass(frozen=True)
 class Finished:
     """A trial had all its epochs, or ended by itself before. merits: of a search for several,
-    of which ``merit`` is the first. seconds: of the block, all attempts together."""
+    of which ``merit`` is the first. seconds: of the block, all attempts together. leaves: the
+    block takes no other trial."""
 
     block: int
     trial: int
@@ -42,11 +46,12 @@ class Finished:
     epochs: int = 0
     seconds: float = 0.0
     files: Mapping[str, str] = field(default_factory=dict)
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial came to nothing; the block lives.
+    """A trial came to nothing; the block lives, or ``leaves``, since ranks of it hang.
 
     kind: error (an exception), infeasible (parameters that make no model, or one too large), nan,
     timeout, or transient (not the trial's fault: it is given to a block again).
@@ -56,6 +61,7 @@ class Failed:
     trial: int
     reason: str
     kind: Literal["error", "infeasible", "nan", "timeout", "transient"] = "error"
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
