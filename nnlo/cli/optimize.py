@@ -71,10 +71,10 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
         lists, folds = comm.bcast((lists, folds))
     measure, merit = together(comm, lambda: make_measure(options, builder, has_val=bool(lists[1])))
     space, tuned = together(comm, lambda: make_space(options, builder))
-    task = TrialTask(options, folder.path, tuned, lists, folds, measure)
+    task = TrialTask(options, builder, folder.path, tuned, lists, folds, measure)
     results = SearchResults(
         folder.path,
-        _given(options, measure),
+        _given(options, measure, has_val=bool(lists[1])),
         partial(option_names, options, tuned=tuned),
         _note(folder),
         options.keep_models,
@@ -90,7 +90,7 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
         log_is_there = (folder.path / STUDY).exists()
         return make_plan(
             options,
-            name,
+            builder,
             space,
             merit,
             layout=layout,
@@ -139,7 +139,8 @@ def _search(search: Search, results: SearchResults, options: OptimizeOptions, ra
 
 def _code(search: Search) -> int:
     code = code_of_end(search.interrupted or search.reason, has_checkpoint=True)
-    if not code and not any(trial.state == "finished" for trial in search.trials.rows):
+    is_vain = all(trial.state == "failed" for trial in search.trials.rows)
+    if not code and (is_vain or (search.refit is not None and search.refit.state == "failed")):
         return 1
     return code
 
@@ -174,10 +175,10 @@ def _role(layout: Layout, rank: int) -> str:
     return "search" if rank == 0 else f"block {layout.block_of(rank)}, rank {rank}"
 
 
-def _given(options: OptimizeOptions, measure: Measure) -> Mapping[str, Any]:
+def _given(options: OptimizeOptions, measure: Measure, *, has_val: bool) -> Mapping[str, Any]:
     """Those that are not the defaults."""
     values = asdict(options)
-    if options.best_metric == OptimizeOptions.best_metric:
+    if has_val and options.best_metric == OptimizeOptions.best_metric:
         values["best_metric"] = measure.best_metric
     return {
         entry.name: values[entry.name]

@@ -114,6 +114,8 @@ class OptimizeOptions(TrainOptions):
                     f"{self.example}; drop one"
                 )
             object.__setattr__(self, "model", EXAMPLES[self.example])
+            object.__setattr__(self, "example", None)  # said: config.json names it once
+        object.__setattr__(self, "tune", tuple(_spelled(text) for text in self.tune))
         super().__post_init__()
         for name in ("num_iterations", "ga_populations", "block_size", "n_fold", "max_failures"):
             value = getattr(self, name)
@@ -131,7 +133,15 @@ class OptimizeOptions(TrainOptions):
         self._refuse_what_does_not_fit()
 
     def _refuse_what_does_not_fit(self) -> None:
+        callbacks = {text.partition(":")[0] for text in self.callbacks}
+        counting = callbacks & {"early_stopping", "reduce_lr_on_plateau"}
+        writing = callbacks & {"model_checkpoint", "csv_logger"}
         unused = {
+            "--callbacks " + ", ".join(sorted(writing)): bool(writing)
+            and "all trials would write the same file; see each trial's folder",
+            "--callbacks " + ", ".join(sorted(counting)): self.pruning == "asha"
+            and bool(counting)
+            and "it would count anew after each pause; take --early-stopping or another --pruning",
             "--restore": self.restore is not None and "go on with a search by --opt-restore",
             "--checkpoint": self.checkpoint is not None
             and len(Path(self.checkpoint).parts) != 1
@@ -164,6 +174,12 @@ class OptimizeOptions(TrainOptions):
     def population(self) -> int | None:
         """Trials of a generation, None where there are no generations."""
         return (self.ga_populations or 10) if self.hyper_opt == "genetic" else None
+
+
+def _spelled(text: str) -> str:
+    """``sync-every=1:16`` as ``sync_every=1:16``."""
+    name, equals, rest = text.partition("=")
+    return name.replace("-", "_") + equals + rest
 
 
 def tunable() -> list[str]:

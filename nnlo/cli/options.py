@@ -90,16 +90,27 @@ def parse(prog: str, options: type[Any], description: str, argv: Sequence[str] |
     """
     parser = make_parser(prog, options, description)
     line = [_spelled(token) for token in (sys.argv[1:] if argv is None else argv)]
-    first = parser.parse_args(line)
-    if first.config:
-        known = {entry.name for entry in fields(options)}
-        on_line = {
-            name for name, value in vars(first).items() if isinstance(value, list) and value
+    first = vars(parser.parse_args(line))
+    values = first
+    if first["config"]:
+        known = {entry.name: entry for entry in fields(options)}
+        given = {name for name, value in first.items() if isinstance(value, list) and value}
+        named = {
+            one for one in given if known[one].metadata.get("metavar", "").startswith("NAME=")
         }
-        first = parser.parse_args([*file_words(first.config, known, on_line), *line])
-    values = vars(first)
+        words = file_words(first["config"], known, given - named)
+        values = vars(parser.parse_args([*words, *line]))
+        for name in named:
+            values[name] = _merged(values[name], len(first[name]))
     del values["config"]
     return options(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _merged(words: Sequence[str], n_last: int) -> list[str]:
+    """NAME=VALUE words, of which the last ``n_last`` win over those before with their names."""
+    before, last = words[: len(words) - n_last], words[len(words) - n_last :]
+    names = {word.partition("=")[0] for word in last}
+    return [*(word for word in before if word.partition("=")[0] not in names), *last]
 
 
 def _spelled(token: str) -> str:

@@ -14,13 +14,13 @@ from nnlo.cli.config_file import pairs
 from nnlo.cli.optimize_options import OptimizeOptions, tunable
 from nnlo.cli.search_log import in_words
 from nnlo.cli.search_task import Measure, training_options
-from nnlo.cli.train_options import TrainOptions
+from nnlo.cli.train_options import ALGO, MODEL, STOP, TRAIN, TrainOptions
 from nnlo.cli.training import make_algo, make_data
 from nnlo.data.folds import read_classes, whole_data
 from nnlo.errors import ConfigError
 from nnlo.model import ModelBuilder
 from nnlo.model.losses import metric_names
-from nnlo.mpi.stopping import EarlyStopping, Target, metric_name
+from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.optimize.conductor import Hear
 from nnlo.optimize.dimensions import Categorical, Dimension
 from nnlo.optimize.events import Limits
@@ -83,6 +83,11 @@ def _check_names(
             raise ConfigError(
                 f"--tune must name an option of the training ({', '.join(known)}) or an argument "
                 f"of get_model ({', '.join(arguments) or 'none'}), got {name!r}"
+            )
+        if name in known and name in arguments:
+            raise ConfigError(
+                f"--tune must say what it searches, got {name}, an option of the training and an "
+                "argument of get_model; rename the argument, or give its parameter_range"
             )
         if name in fixed:
             raise ConfigError(f"{name} must be given by --param or --tune, got both; drop one")
@@ -149,17 +154,24 @@ def make_measure(
     """How a training is judged, and what its merits are called."""
     own = builder.figure_of_merit
     if options.merit is None and own is not None:
-        names = getattr(own, "names", None)
-        return Measure(None, own), tuple(names) if names else ("figure_of_merit",)
+        named = tuple(getattr(own, "names", ())) or ("figure_of_merit",)
+        return Measure(None, own, named), named
     loss = options.loss or builder.loss
     known = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
     validates = has_val or options.n_fold > 1
     known = (*known, *(f"val_{name}" for name in known if validates))
     text = default_merit(known) if options.merit is None else options.merit
+    names = tuple(part.strip() for part in text.split(","))
     merit = Merit.from_text(text, options.merit_epoch)
     if loss is not None:  # else the model alone knows its metrics
         _check_metrics(options, merit, known)
-    return Measure(merit), tuple(part.strip() for part in text.split(","))
+    for one in names:
+        if "-" not in one and ":" not in one and larger_is_better(one):
+            raise ConfigError(
+                f"a merit must be smaller where it is better, got {one}; write {one}:max, or "
+                f"{one}:min if it is meant so"
+            )
+    return Measure(merit), names
 
 
 def _check_metrics(options: OptimizeOptions, merit: Merit, known: Sequence[str]) -> None:
@@ -200,7 +212,7 @@ def make_folds(
 
 def make_plan(
     options: OptimizeOptions,
-    name: str,
+    builder: ModelBuilder,
     space: Space,
     merit: tuple[str, ...],
     *,
@@ -224,14 +236,16 @@ def make_plan(
         n_ahead=options.ask_ahead,
     )
     header: dict[str, Any] = {
-        "model": name,
+        "model": builder.name,
+        "code": getattr(builder, "digest", ""),
         "space": space.to_json(),
         "merit": f"{', '.join(merit)} ({options.merit_epoch})",
         "searcher": {"name": options.hyper_opt, **more},
         "seed": options.seed,
         "pruning": options.pruning,
         "epochs": options.epochs,
-        "folds": options.n_fold,
+        "folds": {"n": options.n_fold, "at_once": layout.n_at_once, "by": options.fold_by},
+        "training": _training(options),
         "command": sys.argv,
     }
     epochs = _refit_epochs(options) if options.refit else None
@@ -247,6 +261,17 @@ def make_plan(
         hear,
         refit_epochs=epochs,
     )
+
+
+def _training(options: OptimizeOptions) -> dict[str, Any]:
+    """What else the merits of a search depend on, as far as it is not the default."""
+    skipped = ("model", "epochs", "seed", "preload_data", "cache_data", "copy_command")
+    return {
+        entry.name: value
+        for entry in fields(TrainOptions)
+        if entry.metadata["group"] in (MODEL, TRAIN, ALGO, STOP) and entry.name not in skipped
+        if (value := getattr(options, entry.name)) != entry.default
+    }
 
 
 def _make_pruner(options: OptimizeOptions, layout: Layout) -> Pruner:

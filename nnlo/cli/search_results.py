@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,11 @@ class SearchResults:
 
         Tables are not written anew while that would take more than ``SHARE`` of the time.
         """
-        for step in (self.write_best, self._update_tables):
+        for step in (self.write_best, self.tidy, self._update_tables):
             try:
                 step(trials)
             except OSError as error:
                 log.warning("results cannot be written to %s: %s", self.root, error)
-        self.tidy(trials)
 
     def finish(
         self,
@@ -119,7 +118,11 @@ class SearchResults:
 
     def write_tables(self, trials: Trials) -> None:
         """``trials.csv`` and ``trials.json``; raises OSError."""
-        export(trials.rows, self.root)
+        kept = {trial.number for trial in self._kept}
+        export(
+            [one if one.number in kept else replace(one, files={}) for one in trials.rows],
+            self.root,
+        )
 
     def write_best(self, trials: Trials) -> Path | None:
         """``best/``: the folder of the best trial, ``trial.json`` and ``config.yaml``.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nnlo.cli.backend import quiet_import
-from nnlo.cli.config_file import pairs
 from nnlo.cli.memory import MemoryLimit
 from nnlo.cli.optimize_options import OptimizeOptions
 from nnlo.cli.resume import newest_whole
@@ -21,7 +20,7 @@ from nnlo.errors import ConfigError
 from nnlo.files import write_text
 from nnlo.history import History
 from nnlo.log import kept_in
-from nnlo.model import ModelBuilder, load_builder, release
+from nnlo.model import ModelBuilder, release
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.plan import Listener
@@ -45,6 +44,7 @@ class Measure:
 
     merit: Merit | None
     own: Any = None
+    names: tuple[str, ...] = ()  # of what it returns
 
     @property
     def best_metric(self) -> str:
@@ -57,7 +57,13 @@ class Measure:
 
     def __call__(self, history: History, adapter: ModelAdapter) -> tuple[float, ...]:
         if self.merit is None:
-            return own_merit(self.own, history)
+            merits = own_merit(self.own, history)
+            if len(merits) != len(self.names):
+                raise ConfigError(
+                    f"figure_of_merit must return as many numbers as it has names, "
+                    f"{', '.join(self.names)}, got {len(merits)}; set figure_of_merit.names"
+                )
+            return merits
         size = {"n_weights": adapter.manifest.n_trainable}
         epochs = [record | size for record in history.epochs]
         return self.merit.renamed(epochs).of(epochs)
@@ -66,9 +72,11 @@ class Measure:
 @dataclass(frozen=True)
 class TrialTask:
     """A ``Task`` of a search. root: its folder. tuned: parameters that are options of the
-    training; the others are arguments of get_model. folds: None without cross-validation."""
+    training; the others are arguments of get_model, whose other ones ``builder`` has. folds:
+    None without cross-validation."""
 
     options: OptimizeOptions
+    builder: ModelBuilder
     root: Path
     tuned: Collection[str]
     lists: Lists
@@ -77,7 +85,7 @@ class TrialTask:
 
     def make_manager(self, part: Part, listeners: Sequence[Listener]) -> MPIManager:
         options = self._options(part)
-        builder = load_builder(options.model, **self._arguments(part.params))
+        builder = self.builder.having(**self._arguments(part.params))
         data, lists = self._data(part, options, builder)
         if self.options.trial_memory is not None:
             data.watch = MemoryLimit(self.options.trial_memory)
@@ -108,12 +116,12 @@ class TrialTask:
                 early_stopping=None,
                 target_metric=None,
                 best_metric=TrainOptions.best_metric,
+                callbacks=_without_validation(chosen.callbacks),
             )
         return chosen
 
     def _arguments(self, params: Params) -> dict[str, Any]:
-        own = {name: value for name, value in params.items() if name not in self.tuned}
-        return pairs("--param", self.options.param) | own
+        return {name: value for name, value in params.items() if name not in self.tuned}
 
     def _data(
         self, part: Part, options: TrainOptions, builder: ModelBuilder
@@ -174,6 +182,12 @@ class Logged:
             if end is not None and end.state == "failed":
                 log.info("failed (%s): %s", end.kind, end.reason)
             return end
+
+
+def _without_validation(callbacks: Sequence[str]) -> tuple[str, ...]:
+    """Those that do not watch a metric."""
+    watching = ("early_stopping", "reduce_lr_on_plateau")
+    return tuple(one for one in callbacks if one.partition(":")[0] not in watching)
 
 
 def training_options(

@@ -1,5 +1,6 @@
 """Where models come from: builders that make a fresh one on every call."""
 
+import copy
 import hashlib
 import importlib.util
 import inspect
@@ -71,6 +72,16 @@ class ModelBuilder(ABC):
     def figure_of_merit(self) -> FigureOfMerit | None:
         """What a search minimises where the user names no metric."""
         return None
+
+    def having(self, **hyperparameters: Any) -> "ModelBuilder":
+        """Return the builder of the same model with these; raise ConfigError if it takes none."""
+        if hyperparameters:
+            names = ", ".join(hyperparameters)
+            raise ConfigError(
+                f"hyper-parameters must belong to a Python model, got {names} for {self.name}; "
+                f"write a .py file with get_model({names})"
+            )
+        return self
 
     def train_files(self) -> list[str] | None:
         """Return the model's own training files, None if it has none."""
@@ -171,6 +182,17 @@ class ModelFromPython(ModelBuilder):
                 "add a function get_model that returns the model"
             )
         return module
+
+    def having(self, **hyperparameters: Any) -> "ModelFromPython":
+        """Return another of the same text, whatever has become of the file since it was run."""
+        other = copy.copy(self)
+        other.hyperparameters = self.hyperparameters | hyperparameters
+        return other
+
+    @property
+    def digest(self) -> str:
+        """Of the text of the file, equal for equal ones."""
+        return self.module.__name__.rpartition("_")[2]
 
     def build_model(self) -> Any:
         """Raise ConfigError for a hyper-parameter that ``get_model`` does not take."""

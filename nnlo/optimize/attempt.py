@@ -99,6 +99,9 @@ class Attempt:
         try:
             found = _all_or_none(part, lambda: self._begin(part, teller))
             if isinstance(found, PartEnd):
+                if part.is_first:  # others of its trial may still train
+                    about = found.epochs, found.merits, found.metrics
+                    voice.report(*about, saved=True, is_last=True)
                 return found
             manager = found
             manager.prepare()

@@ -5,7 +5,8 @@ at whatever byte, leaves complete lines and perhaps a piece of one more; ``open`
 and keeps it in ``study.log.torn``. One process writes (``study.lock``); all may read.
 
 The first line is the header: ``event`` "header", ``schema`` 1, ``at``, and what the caller
-gives, of which ``IDENTITY`` must not change while the search lasts. ``trials`` tells of the rest.
+gives, of which ``IDENTITY`` must not change while the search lasts (nor should ``code``).
+``trials`` tells of the rest.
 """
 
 import json
@@ -29,7 +30,9 @@ STUDY = "study.log"
 """Its name in the folder of a search."""
 
 SCHEMA = 1
-IDENTITY = ("model", "space", "merit", "searcher", "seed", "pruning", "epochs", "folds")
+IDENTITY = (
+    *("model", "space", "merit", "searcher", "seed", "pruning", "epochs", "folds", "training"),
+)
 """What makes it the same search, in the header."""
 
 
@@ -80,6 +83,11 @@ class Study:
                 return study
             study._read()
             study._compare(header)
+            if study.header.get("code") != header.get("code"):
+                log.warning(
+                    "the model's file has changed since the search began: merits of trials before "
+                    "and after may not compare"
+                )
             study._to_append()
             about = {name: header[name] for name in header if name not in IDENTITY}
             study.append({"event": "restored", **about})

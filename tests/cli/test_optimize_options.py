@@ -132,3 +132,24 @@ def test_unknown_choices_are_refused_with_the_known_ones(line, capsys):
         parse("OptimizationDriver", OptimizeOptions, "", ["--model", "digits", *line.split()])
     assert end.value.code == 2
     assert "choose from" in capsys.readouterr().err
+
+
+def test_an_example_is_said_once_in_the_config_file_of_a_search():
+    options = OptimizeOptions(example="mnist")
+    assert OptimizeOptions(model=options.model, example=options.example) == options
+
+
+def test_ranges_may_be_spelled_like_options():
+    assert given(tune=("sync-every=1:16",)).tune == ("sync_every=1:16",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"callbacks": ("csv_logger:filename=a.csv",)}, "csv_logger .* the same file"),
+        ({"callbacks": ("early_stopping:patience=3",), "pruning": "asha"}, "after each pause"),
+    ],
+)
+def test_callbacks_that_go_wrong_in_a_search_are_refused(changes, reason):
+    with pytest.raises(ConfigError, match=reason):
+        given(**changes)

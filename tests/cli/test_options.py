@@ -112,10 +112,16 @@ def test_a_file_stands_for_the_line_and_the_line_wins(tmp_path):
 
 
 def test_lists_of_the_line_replace_those_of_the_file(tmp_path):
-    content = "model: digits\nparam: {a: 1, b: x}\nmetrics: [accuracy, mse]\n"
-    options = from_file(tmp_path / "run.yaml", content, "--param", "c=2")
-    assert options.param == ("c=2",)
-    assert options.metrics == ("accuracy", "mse")
+    content = "model: digits\nmetrics: [accuracy, mse]\ncallbacks: ['warmup:batches=5']\n"
+    options = from_file(tmp_path / "run.yaml", content, "--metrics", "mae")
+    assert options.metrics == ("mae",)
+    assert options.callbacks == ("warmup:batches=5",)
+
+
+def test_of_named_values_the_line_replaces_those_of_the_same_name(tmp_path):
+    content = "model: digits\nparam: {a: 1, b: x}\n"
+    options = from_file(tmp_path / "run.yaml", content, "--param", "c=2", "b=y")
+    assert options.param == ("a=1", "c=2", "b=y")
     assert from_file(tmp_path / "run.yaml", content).param == ("a=1", "b=x")
 
 

@@ -224,7 +224,7 @@ def test_without_validation_data_there_is_no_metric_of_it(tmp_path):
     "options",
     [
         {"merit": "1-val_acc", "early_stopping": "val_acc,>,4"},
-        {"merit": "val_accuracy_2", "target_metric": "accuracy_1,>,0.9"},
+        {"merit": "1-val_accuracy_2", "target_metric": "accuracy_1,>,0.9"},
         {"merit": "val_top_k:max", "metrics": ("top_k",), "best_metric": "val_top_k"},
         {"merit": "time_s,n_weights,samples_per_s:max"},
     ],
@@ -246,6 +246,25 @@ def test_merits_that_make_no_sense_are_told(tmp_path, merit):
         judged(tmp_path, merit=merit)
 
 
+@pytest.mark.parametrize("merit", ["val_accuracy", "val_loss,val_acc"])
+def test_a_merit_of_which_more_is_better_must_say_its_way(tmp_path, merit):
+    with pytest.raises(ConfigError, match="smaller where it is better, got val_acc"):
+        make_measure(*told(tmp_path, merit=merit), has_val=True)
+    make_measure(*told(tmp_path, merit=merit + ":min"), has_val=True)
+
+
+def test_a_name_of_an_option_and_of_an_argument_is_not_guessed(tmp_path):
+    more = "def get_model(batch=3):\n    pass"
+    with pytest.raises(ConfigError, match=r"got batch, an option .* and an argument"):
+        space_of(tmp_path, more, tune=("batch=1:4",))
+
+
+def test_a_search_is_another_one_with_another_training(tmp_path):
+    header = planned(tmp_path, batch=7, metrics=("accuracy", "top_k")).header
+    assert header["training"] == {"batch": 7, "metrics": ("accuracy", "top_k")}
+    assert header["code"]
+
+
 # The whole plan -------------------------------------------------------------------------------
 
 
@@ -254,7 +273,7 @@ def planned(tmp_path, n_ranks=1, block_size=1, **options):
     layout = Layout(n_ranks, block_size, chosen.n_fold)
     about = {"layout": layout, "restores": False, "begin": lambda: None}
     space, _ = make_space(chosen, builder)
-    return make_plan(chosen, "some", space, ("val_loss",), hear=lambda *_: None, **about)
+    return make_plan(chosen, builder, space, ("val_loss",), hear=lambda *_: None, **about)
 
 
 @pytest.mark.parametrize(

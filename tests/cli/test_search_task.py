@@ -10,10 +10,18 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from nnlo.cli.config_file import pairs  # noqa: E402
 from nnlo.cli.optimize_options import OptimizeOptions  # noqa: E402
 from nnlo.cli.search_plan import make_folds, make_measure, make_space  # noqa: E402
-from nnlo.cli.search_task import PAUSE, Logged, TrialTask, training_options  # noqa: E402
+from nnlo.cli.search_task import (  # noqa: E402
+    PAUSE,
+    Logged,
+    Measure,
+    TrialTask,
+    training_options,
+)
 from nnlo.errors import ConfigError  # noqa: E402
+from nnlo.history import History  # noqa: E402
 from nnlo.log import set_up  # noqa: E402
 from nnlo.model import load_builder  # noqa: E402
 from nnlo.optimize.attempt import Attempt, Part  # noqa: E402
@@ -58,12 +66,12 @@ def made(tmp_path, lists, *, has_val=True, **options):
     file.write_text(MODEL)
     batch = {} if "tune" in options else {"batch": 10}
     chosen = OptimizeOptions(model=str(file), **{"epochs": 3} | batch | options)
-    builder = load_builder(file)
+    builder = load_builder(file, **pairs("--param", chosen.param))
     lists = lists if has_val else (lists[0], ())
     folds = make_folds(chosen, builder, lists[0])
     measure, _ = make_measure(chosen, builder, has_val=bool(lists[1]))
     _, tuned = make_space(chosen, builder)
-    return TrialTask(chosen, tmp_path, tuned, lists, folds, measure)
+    return TrialTask(chosen, builder, tmp_path, tuned, lists, folds, measure)
 
 
 def train(task, voice=None, params=None, **part):
@@ -223,3 +231,23 @@ def test_the_log_of_a_trial_is_in_its_folder(tmp_path, lists):
     assert "[block 1, rank 1] INFO failed (error): Traceback" in text
     assert "ValueError: thirteen" in text
     logging.getLogger("nnlo").handlers.clear()
+
+
+def test_a_figure_of_merit_has_as_many_names_as_numbers(tmp_path):
+    measure = Measure(None, lambda history: (1.0, 2.0), ("figure_of_merit",))
+    with pytest.raises(ConfigError, match=r"as many numbers as it has names, .* got 2"):
+        measure(History(), None)
+
+
+def test_trials_are_of_the_model_that_the_search_began_with(tmp_path, lists):
+    task = made(tmp_path, lists)
+    task.builder.module  # noqa: B018 (runs the file)
+    (tmp_path / "tiny.py").write_text("raise ValueError('half written')")
+    end, _ = train(task)
+    assert end.state == "done"
+
+
+def test_callbacks_that_watch_a_validation_are_not_of_a_training_on_all_data(tmp_path, lists):
+    task = made(tmp_path, lists, callbacks=("early_stopping:patience=2",))
+    end, _ = train(task, refit_epochs=1)
+    assert (end.state, end.reason) == ("done", "")
