@@ -142,6 +142,8 @@ def _try(options: OptimizeOptions, space: Space, tuned: Sequence[str]) -> None:
         try:
             make_algo(training_options(options, params, tuned))
         except ConfigError as error:
+            if not tuned:
+                raise
             raise ConfigError(
                 f"all that --tune lets pass must go together, got {in_words(params)}: {error}; "
                 "narrow the ranges, or reject it by repair(params) in the model's file"

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,8 @@ class Logged:
     def __call__(self, part: Part, voice: Voice) -> PartEnd | None:
         if not part.is_first:
             return self.attempt(part, voice)
-        part.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # the attempt fails by it
+            part.folder.mkdir(parents=True, exist_ok=True)
         with kept_in(part.folder / "log.txt", self.role):
             end = self.attempt(part, voice)
             if end is not None and end.state == "failed":

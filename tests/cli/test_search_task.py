@@ -251,3 +251,11 @@ def test_callbacks_that_watch_a_validation_are_not_of_a_training_on_all_data(tmp
     task = made(tmp_path, lists, callbacks=("early_stopping:patience=2",))
     end, _ = train(task, refit_epochs=1)
     assert (end.state, end.reason) == ("done", "")
+
+
+def test_a_folder_that_cannot_be_made_is_a_failed_trial(tmp_path, lists):
+    (tmp_path / "trials").touch()
+    attempt = Logged(Attempt(made(tmp_path, lists)), "search")
+    end = attempt(Part(0, {"width": 3}, None, tmp_path / "trials" / "t"), Voice())
+    assert end.state == "failed"
+    assert "trials" in end.reason
