@@ -34,8 +34,11 @@ def copy(folder: Path, target: Path) -> None:
 
 
 def _copy_file(file: Path, target: Path) -> None:
-    with file.open("rb") as source:
-        write_atomic(target, lambda stream: shutil.copyfileobj(source, stream))
+    try:
+        os.link(file, target)  # files are replaced, never changed
+    except OSError:
+        with file.open("rb") as source:
+            write_atomic(target, lambda stream: shutil.copyfileobj(source, stream))
 
 
 def clear(folder: Path, *, with_models: bool) -> None:

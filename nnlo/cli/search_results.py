@@ -16,6 +16,7 @@ from nnlo.cli.search_files import aside, clear, copy, model_in, put
 from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.files import remove_leftovers, write_text
+from nnlo.optimize.block import part_folder
 from nnlo.optimize.course import Course
 from nnlo.optimize.space import Params
 from nnlo.optimize.table import best_first, export, failures, listed, pareto_front, to_text
@@ -29,11 +30,6 @@ SHARE = 0.01
 
 # Of the search and its trials, not of a training by what it found.
 _OWN = ("restore", "checkpoint", "checkpoint_interval")
-
-
-def trial_folder(root: Path, number: int) -> Path:
-    """Of one trial, in the folder of its search; with folds ``fold-1`` ... are in it."""
-    return root / "trials" / f"trial-{number:04d}"
 
 
 class SearchResults:
@@ -144,7 +140,7 @@ class SearchResults:
             pass  # there is none, or not of ours
         half = aside(self.best)
         try:
-            copy(trial_folder(self.root, trial.number), half)
+            copy(part_folder(self.root, trial.number), half)
             self._write_config(trial, half / "config.yaml")
             write_text(half / "trial.json", about)
             put(half, self.best)
@@ -238,7 +234,7 @@ class SearchResults:
         self._kept = [trial for trial in having if trial.number in chosen]
         for trial in (*new, *dropped):
             try:
-                folder = trial_folder(self.root, trial.number)
+                folder = part_folder(self.root, trial.number)
                 clear(folder, with_models=trial.number not in chosen)
             except OSError as error:
                 log.warning("files of trial %d cannot be removed: %s", trial.number, error)

@@ -188,8 +188,12 @@ class Logged:
 
 def _without_validation(callbacks: Sequence[str]) -> tuple[str, ...]:
     """Those that do not watch a metric."""
-    watching = ("early_stopping", "reduce_lr_on_plateau")
-    return tuple(one for one in callbacks if one.partition(":")[0] not in watching)
+    watching = ("early_stopping", "reduce_lr_on_plateau")  # by themselves val_loss
+    return tuple(
+        one
+        for one in callbacks
+        if "monitor=val_" not in one and ("monitor=" in one or one.split(":")[0] not in watching)
+    )
 
 
 def training_options(

@@ -1,11 +1,12 @@
 """Models as flat vectors: adapters, builders and the zoo; no backend until one is used."""
 
 from nnlo.model.adapter import Batch, ModelAdapter, Sums, Vector
-from nnlo.model.builder import ModelBuilder, ModelFromJson, ModelFromKeras, ModelFromPython
+from nnlo.model.builder import ModelBuilder, ModelFromJson, ModelFromKeras
 from nnlo.model.loader import load_builder, zoo_folder, zoo_names
 from nnlo.model.make import build_adapter, make_adapter
 from nnlo.model.manifest import Entry, Manifest
 from nnlo.model.memory import release
+from nnlo.model.python_file import ModelFromPython
 
 __all__ = [
     "Batch",

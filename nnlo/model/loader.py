@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from nnlo.errors import ConfigError
-from nnlo.model.builder import ModelBuilder, ModelFromJson, ModelFromKeras, ModelFromPython
+from nnlo.model.builder import ModelBuilder, ModelFromJson, ModelFromKeras
+from nnlo.model.python_file import ModelFromPython
 
 
 def zoo_folder() -> Path:

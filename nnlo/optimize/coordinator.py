@@ -61,8 +61,7 @@ class Coordinator:
             self._aim(trial)
 
     def handle(self, event: Event, now: float = 0.0) -> list[Action]:
-        """What follows from ``event`` at ``now`` seconds, in order. After End nothing but
-        Dismiss."""
+        """What follows from ``event`` at ``now`` seconds; after End nothing but Dismiss."""
         self._actions = []
         match event:
             case Idle(block):
@@ -92,11 +91,6 @@ class Coordinator:
     def close(self) -> None:
         """Leave no thread behind; End has done it already."""
         self._choice.close()
-
-    @property
-    def n_busy(self) -> int:
-        """Blocks that have a trial."""
-        return len(self._roster.busy)
 
     @property
     def n_idle(self) -> int:
@@ -148,7 +142,8 @@ class Coordinator:
         self._let_go(Verdict(block, number, judgement))
 
     def _let_go(self, verdict: Verdict) -> None:
-        self._roster.leave(verdict.block)
+        may_finish = verdict.trial if verdict.verdict == "suspend" else None
+        self._roster.leave(verdict.block, may_finish)
         self._actions.append(verdict)
 
     def _on_finish(self, event: Finished) -> None:

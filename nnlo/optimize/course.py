@@ -85,7 +85,7 @@ class Course:
     def merit_names(self) -> list[str]:
         """Those of the header, if as many as the trials have; else numbers."""
         n = max((len(one.merits) for one in self.trials), default=0) or 1
-        names = str(self.records[0].get("merit", "merit")).split(",")
+        names = [one.strip() for one in str(self.records[0].get("merit", "merit")).split(",")]
         return names if len(names) == n else [f"merit {i}" for i in range(1, n + 1)]
 
     @cached_property

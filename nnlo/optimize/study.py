@@ -31,7 +31,8 @@ STUDY = "study.log"
 
 SCHEMA = 1
 IDENTITY = (
-    *("model", "space", "merit", "searcher", "seed", "pruning", "epochs", "folds", "training"),
+    *("model", "space", "merit", "merit_epoch", "searcher", "seed", "pruning"),
+    *("epochs", "folds", "training"),
 )
 """What makes it the same search, in the header."""
 

@@ -14,9 +14,10 @@ import pytest
 from nnlo.cli import search_results
 from nnlo.cli.config_file import pairs
 from nnlo.cli.options import parse
-from nnlo.cli.search_results import SearchResults, trial_folder
+from nnlo.cli.search_results import SearchResults
 from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
+from nnlo.optimize.block import part_folder
 from nnlo.optimize.trials import Trial, Trials
 from tests.report.test_search_plots import results as course_of
 
@@ -41,7 +42,7 @@ def table(*rows: Trial) -> Trials:
 def trial(root: Path, number: int, *merits: float, state="finished", folds=0, **fields) -> Trial:
     """A trial and its files, each of which holds its number."""
     for part in [f"fold-{k}" for k in range(1, folds + 1)] or ["."]:
-        folder = trial_folder(root, number) / part
+        folder = part_folder(root, number) / part
         (folder / "checkpoints").mkdir(parents=True)
         (folder / "checkpoints" / "CP-00001.npz").touch()
         for name in (*MODELS, "history.json", "log.txt", ".lock"):
@@ -74,8 +75,8 @@ def test_checkpoints_go_and_models_of_the_best_stay(tmp_path):
     trials = table(*(trial(tmp_path, i, merit) for i, merit in enumerate((0.5, 0.1, 0.3, 0.2))))
     of(tmp_path, keep=2).tidy(trials)
     assert having_models(tmp_path) == [1, 3]
-    assert files(trial_folder(tmp_path, 0)) == LEFT
-    assert files(trial_folder(tmp_path, 1)) == {*LEFT, *MODELS}
+    assert files(part_folder(tmp_path, 0)) == LEFT
+    assert files(part_folder(tmp_path, 1)) == {*LEFT, *MODELS}
     assert not list(tmp_path.glob("trials/*/checkpoints"))
 
 
@@ -112,8 +113,8 @@ def test_folds_are_tidied_up_too(tmp_path):
         table(trial(tmp_path, 0, 0.5, folds=2), trial(tmp_path, 1, 0.1, folds=2))
     )
     folds = ("fold-1", "fold-2")
-    assert files(trial_folder(tmp_path, 0)) == {f"{k}/{name}" for k in folds for name in LEFT}
-    best = files(trial_folder(tmp_path, 1))
+    assert files(part_folder(tmp_path, 0)) == {f"{k}/{name}" for k in folds for name in LEFT}
+    best = files(part_folder(tmp_path, 1))
     assert best == {f"{k}/{name}" for k in folds for name in (*LEFT, *MODELS)}
 
 
@@ -127,11 +128,11 @@ def test_a_trial_that_may_go_on_keeps_all(tmp_path, state):
 
 def test_a_stopped_trial_is_left_alone_while_its_block_may_still_write(tmp_path):
     stopped = trial(tmp_path, 0, 0.5, state="stopped", block=3)
-    results, before = of(tmp_path), files(trial_folder(tmp_path, 0))
+    results, before = of(tmp_path), files(part_folder(tmp_path, 0))
     results.tidy(table(stopped))
-    assert files(trial_folder(tmp_path, 0)) == before
+    assert files(part_folder(tmp_path, 0)) == before
     results.tidy(table(stopped, Trial(1, {}, "running", block=3)))
-    assert files(trial_folder(tmp_path, 0)) == LEFT
+    assert files(part_folder(tmp_path, 0)) == LEFT
 
 
 def test_at_the_end_failed_and_stopped_trials_are_bare(tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from nnlo.errors import ConfigError, ModelError
 from nnlo.history import History
 from nnlo.model import load_builder, zoo_names
-from nnlo.model.builder import ModelBuilder, ModelFromPython
+from nnlo.model.builder import ModelBuilder
 from nnlo.model.make import build_adapter, make_adapter
+from nnlo.model.python_file import ModelFromPython
 
 # Keras' variables have an __array__ of before NumPy 2
 KNOWN = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
