@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +18,7 @@ from nnlo.cli.rundir import RunDirectory
 from nnlo.cli.search_log import SearchLog
 from nnlo.cli.search_plan import make_folds, make_measure, make_plan, make_space
 from nnlo.cli.search_results import SearchResults
-from nnlo.cli.search_task import Logged, Measure, TrialTask, option_names
+from nnlo.cli.search_task import Logged, TrialTask, option_names
 from nnlo.cli.training import find_lists
 from nnlo.errors import NNLOError, RanksLost
 from nnlo.model import load_builder
@@ -72,31 +72,16 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
     measure, merit = together(comm, lambda: make_measure(options, builder, has_val=bool(lists[1])))
     space, tuned = together(comm, lambda: make_space(options, builder))
     task = TrialTask(options, builder, folder.path, tuned, lists, folds, measure)
-    results = SearchResults(
-        folder.path,
-        _given(options, measure, has_val=bool(lists[1])),
-        partial(option_names, options, tuned=tuned),
-        _note(folder),
-        options.keep_models,
-    )
-    told = _both(SearchLog(options.n_trials), results)
-
-    def begin() -> None:
-        folder.write_config(options, {"n_ranks": layout.n_ranks})
-        log.info("%s: %d trials of %s; %s", name, options.n_trials, layout.describe(), folder.path)
-        mark_search(folder.path / STUDY)
+    results = _results(task)
 
     def plan() -> Plan:
-        log_is_there = (folder.path / STUDY).exists()
+        about = (options, builder, space, merit)
         return make_plan(
-            options,
-            builder,
-            space,
-            merit,
+            *about,
             layout=layout,
-            restores=options.opt_restore or (count_restarts(os.environ) > 0 and log_is_there),
-            begin=begin,
-            hear=told,
+            restores=options.opt_restore or _was_started_again(folder),
+            begin=lambda: _begin(task, folder, layout),
+            hear=_both(SearchLog(options.n_trials), results),
         )
 
     search = Search(
@@ -108,6 +93,19 @@ def _run(options: OptimizeOptions, comm: "MPI.Intracomm | None") -> int:
         n_folds=options.n_fold,
     )
     return _search(search, results, options, rank)
+
+
+def _was_started_again(folder: RunDirectory) -> bool:
+    return count_restarts(os.environ) > 0 and (folder.path / STUDY).exists()
+
+
+def _begin(task: TrialTask, folder: RunDirectory, layout: Layout) -> None:
+    """On rank 0, when the log is open."""
+    options = task.options
+    folder.write_config(options, {"n_ranks": layout.n_ranks})
+    about = (task.builder.name, options.n_trials, layout.describe(), folder.path)
+    log.info("%s: %d trials of %s; %s", *about)
+    mark_search(folder.path / STUDY)
 
 
 def _search(search: Search, results: SearchResults, options: OptimizeOptions, rank: int) -> int:
@@ -139,10 +137,8 @@ def _search(search: Search, results: SearchResults, options: OptimizeOptions, ra
 
 def _code(search: Search) -> int:
     code = code_of_end(search.interrupted or search.reason, has_checkpoint=True)
-    is_vain = all(trial.state == "failed" for trial in search.trials.rows)
-    if not code and (is_vain or (search.refit is not None and search.refit.state == "failed")):
-        return 1
-    return code
+    has_failed = search.refit is not None and search.refit.state == "failed"
+    return code or int(has_failed or search.is_broken)
 
 
 def _end_all(search: Search, error: NNLOError | None) -> NoReturn:
@@ -175,20 +171,23 @@ def _role(layout: Layout, rank: int) -> str:
     return "search" if rank == 0 else f"block {layout.block_of(rank)}, rank {rank}"
 
 
-def _given(options: OptimizeOptions, measure: Measure, *, has_val: bool) -> Mapping[str, Any]:
-    """Those that are not the defaults."""
+def _results(task: TrialTask) -> SearchResults:
+    options = task.options
     values = asdict(options)
-    if has_val and options.best_metric == OptimizeOptions.best_metric:
-        values["best_metric"] = measure.best_metric
-    return {
+    if task.lists[1] and options.best_metric == OptimizeOptions.best_metric:
+        values["best_metric"] = task.measure.best_metric
+    given = {
         entry.name: values[entry.name]
         for entry in fields(options)
         if values[entry.name] != entry.default
     }
-
-
-def _note(folder: RunDirectory) -> str:
-    return f"The best parameters of the search in {folder.path}."
+    return SearchResults(
+        task.root,
+        given,
+        partial(option_names, options, tuned=task.tuned),
+        f"The best parameters of the search in {task.root}.",
+        options.keep_models,
+    )
 
 
 def _both(told: SearchLog, results: SearchResults) -> Any:

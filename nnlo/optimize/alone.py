@@ -1,10 +1,11 @@
 """A search in one process: trials one after another, without messages."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 from nnlo.optimize.block import Trainer
 from nnlo.optimize.conductor import Conductor
 from nnlo.optimize.events import Idle, Interrupted
+from nnlo.optimize.teller import Voice
 from nnlo.optimize.wire import Order, Outcome, PartEnd, Report, Word
 
 BLOCK = 1
@@ -38,8 +39,12 @@ class Alone:
         """The end of ``refit``, which is trained now."""
         if refit is None or self._is_interrupted():
             return None
-        self._word = ""
-        return self._trainer.train(None, refit, lambda *_: _Deaf(self._is_interrupted))[0]
+
+        def ask() -> str:
+            return "suspend" if self._is_interrupted() else ""
+
+        voice = Voice(refit, 0, lambda report: None, ask)  # nobody follows this one
+        return self._trainer.train(None, refit, lambda *_: voice)[0]
 
     def order(self, block: int, order: Order) -> None:
         self._order = order
@@ -55,51 +60,14 @@ class Alone:
             self._is_told = True
             self._conductor.tell(Interrupted(reason), self)
 
-    def _speak(self, order: Order, fold: int) -> "_Near":
-        return _Near(self, order, fold)
+    def _speak(self, order: Order, fold: int) -> Voice:
+        return Voice(order, fold, self._hear, self._obey)
 
-    def hear(self, report: Report) -> None:
+    def _hear(self, report: Report) -> None:
         self._conductor.report(BLOCK, report, self)
 
-    def look(self) -> str:
+    def _obey(self) -> str:
         """What a training must know now."""
         self._look()
         self._conductor.tick(self)
         return self._word
-
-
-class _Near:
-    """The voice of a training in the process of its search."""
-
-    def __init__(self, search: Alone, order: Order, fold: int) -> None:
-        self._search = search
-        self._order = order
-        self._fold = fold
-
-    def report(
-        self,
-        epoch: int,
-        merits: Sequence[float],
-        metrics: Mapping[str, float],
-        *,
-        saved: bool = False,
-        is_last: bool = False,
-    ) -> None:
-        trial, attempt = self._order.trial, self._order.attempt
-        args = (trial, attempt, self._fold, epoch, tuple(merits), dict(metrics))
-        self._search.hear(Report(*args, saved, is_last))
-
-    def verdict(self) -> str:
-        return self._search.look()
-
-
-class _Deaf:
-    """Of a training that nobody follows."""
-
-    def __init__(self, is_interrupted: Callable[[], str]) -> None:
-        self._is_interrupted = is_interrupted
-
-    def report(self, *_: object, **__: object) -> None: ...
-
-    def verdict(self) -> str:
-        return "suspend" if self._is_interrupted() else ""

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from nnlo.optimize.attempt import Part
 from nnlo.optimize.layout import Layout, cut
 from nnlo.optimize.post import Patience, Post, share
 from nnlo.optimize.teller import Voice
-from nnlo.optimize.wire import Goodbye, Halt, Message, Order, Outcome, PartEnd, Report, Word
+from nnlo.optimize.wire import Goodbye, Halt, Message, Order, Outcome, PartEnd, Word
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -104,7 +104,7 @@ class Trainer:
         is_first = comm is None or comm.rank == 0
         for fold in range(self._layout.n_folds):
             voice = speak(order, fold)
-            found = self._run_fold(comm, order, fold, lambda _, one: _Quiet(speak(order, one)))
+            found = self._run_fold(comm, order, fold, lambda *about: speak(*about).quiet())
             ends += found
             goes_on = is_first and found[-1].state == "done"
             if goes_on:
@@ -125,23 +125,6 @@ def _first_says(comm: "MPI.Intracomm", flag: bool) -> bool:
     link.barrier(comm)
     said: bool = comm.bcast(flag)
     return said
-
-
-class _Quiet:
-    """Of a fold that runs alone: it obeys, but its epochs are not told."""
-
-    def __init__(self, voice: Voice) -> None:
-        self.verdict = voice.verdict
-
-    def report(
-        self,
-        epoch: int,
-        merits: Sequence[float],
-        metrics: Mapping[str, float],
-        *,
-        saved: bool = False,
-        is_last: bool = False,
-    ) -> None: ...
 
 
 class Block:
@@ -231,13 +214,10 @@ class Block:
             self._is_known = True
         return not leaves
 
-    def _speak(self, order: Order, fold: int) -> "_Remote":
-        return _Remote(self, order, fold)
+    def _speak(self, order: Order, fold: int) -> Voice:
+        return Voice(order, fold, partial(self._post.send, 0), partial(self._word, order))
 
-    def tell(self, report: Report) -> None:
-        self._post.send(0, report)
-
-    def word(self, order: Order) -> str:
+    def _word(self, order: Order) -> str:
         """What rank 0 has said of an order."""
         if 0 in self._post.lost:
             return "suspend"  # keep what there is, for the next start
@@ -254,28 +234,3 @@ def _gather(comm: "MPI.Intracomm", ends: list[PartEnd]) -> tuple[PartEnd, ...]:
     link.barrier(comm)  # some still write files
     found = [end for one in comm.allgather(ends) for end in one]
     return tuple(sorted(found, key=lambda end: end.fold))
-
-
-class _Remote:
-    """The voice of a part whose search is led by another rank."""
-
-    def __init__(self, block: Block, order: Order, fold: int) -> None:
-        self._block = block
-        self._order = order
-        self._fold = fold
-
-    def report(
-        self,
-        epoch: int,
-        merits: Sequence[float],
-        metrics: Mapping[str, float],
-        *,
-        saved: bool = False,
-        is_last: bool = False,
-    ) -> None:
-        trial, attempt = self._order.trial, self._order.attempt
-        args = (trial, attempt, self._fold, epoch, tuple(merits), dict(metrics))
-        self._block.tell(Report(*args, saved, is_last))
-
-    def verdict(self) -> str:
-        return self._block.word(self._order)

@@ -167,6 +167,11 @@ class Search:
         epochs = plan.refit_epochs(best[0])
         return Order(best[0].number, best[0].params, best[0].attempts + 1, refit_epochs=epochs)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it ended by failures, on rank 0."""
+        return self._plan is not None and bool(self._plan.limits.broken_by(self.trials))
+
     def records(self) -> list[Record]:
         """All that its log holds."""
         return read(self._folder / STUDY)

@@ -2,20 +2,32 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from nnlo.history import History, Record
 from nnlo.model.adapter import ModelAdapter
 from nnlo.mpi.manager import MPIManager
 from nnlo.mpi.master import Master
 from nnlo.mpi.root import Root
+from nnlo.optimize.wire import Order, Report
 
 Measure = Callable[[History, ModelAdapter], tuple[float, ...]]
 """The merits of a training so far."""
 
 
-class Voice(Protocol):
-    """How the first rank of a part speaks with rank 0 of the search."""
+class Voice:
+    """How the first rank of a part speaks with rank 0 of the search.
+
+    tell: brings a report there. ask: why the part must be left, empty while it goes on.
+    """
+
+    def __init__(
+        self, order: Order, fold: int, tell: Callable[[Report], None], ask: Callable[[], str]
+    ) -> None:
+        self._order = order
+        self._fold = fold
+        self._tell = tell
+        self.verdict = ask
 
     def report(
         self,
@@ -25,10 +37,15 @@ class Voice(Protocol):
         *,
         saved: bool = False,
         is_last: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """The part has come to ``epoch``; the rest as in ``wire.Report``."""
+        trial, attempt = self._order.trial, self._order.attempt
+        args = (trial, attempt, self._fold, epoch, tuple(merits), dict(metrics))
+        self._tell(Report(*args, saved, is_last))
 
-    def verdict(self) -> str:
-        """Why the part must be left, empty while it goes on; asked again and again."""
+    def quiet(self) -> "Voice":
+        """One that hears as much and says nothing."""
+        return Voice(self._order, self._fold, lambda report: None, self.verdict)
 
 
 class Teller:

@@ -259,14 +259,3 @@ def test_a_folder_that_cannot_be_made_is_a_failed_trial(tmp_path, lists):
     end = attempt(Part(0, {"width": 3}, None, tmp_path / "trials" / "t"), Voice())
     assert end.state == "failed"
     assert "trials" in end.reason
-
-
-def test_what_stands_at_the_top_of_a_model_file_is_not_trained_on(tmp_path, lists):
-    task = made(tmp_path, lists)
-    text = MODEL.replace("def get_model(", "BASE = nn.Linear(3, 4)\n\ndef get_model(")
-    text = text.replace("nn.Linear(3, width)", "BASE").replace("(width, 2)", "(4, 2)")
-    (tmp_path / "top.py").write_text(text)
-    task = replace(task, builder=load_builder(tmp_path / "top.py"))
-    first, again = (train(task, folder=tmp_path / name)[0] for name in "ab")
-    assert first.state == again.state == "done"
-    assert first.merits == again.merits

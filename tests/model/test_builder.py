@@ -202,3 +202,14 @@ def test_backends_are_imported_on_use(code, absent):
     pytest.importorskip("torch")
     check = f"{code}\nimport sys; assert not set(sys.modules) & set({absent!r}.split())"
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
+
+
+def test_another_of_the_same_model_shares_nothing_with_it(tmp_path):
+    file = tmp_path / "shared.py"
+    file.write_text(
+        "BASE = []\ndef get_model(width=1):\n    BASE.append(width)\n    return BASE\n"
+    )
+    builder = ModelFromPython(file)
+    assert builder.build_model() == [1]
+    file.write_text("raise ValueError('half written')")
+    assert [builder.having(width=n).build_model() for n in (2, 3)] == [[2], [3]]
