@@ -73,10 +73,6 @@ class Conductor:
     def trials(self) -> Trials:
         return self._study.trials
 
-    def task_of(self, block: int) -> tuple[int, int] | None:
-        """The trial that a block has, and which attempt at it."""
-        return self._ledger.trial_of(block)
-
     def close(self) -> None:
         """Propose no more."""
         self._coordinator.close()

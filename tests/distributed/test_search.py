@@ -87,7 +87,7 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(pretend, tmp_path):
     }
     ended = pretend(5, trials=7, block_size=2, faults=faults).ended(LIMIT_S)
     assert ended.code == 0, ended.output
-    assert ends(tmp_path / "s") == finished(7, t1="error", t2="error", t4="nan")
+    assert ends(tmp_path / "s") == finished(7, t1="error", t2="error", t4="nan", t5="error")
 
 
 def test_a_fold_that_fails_ends_its_trial_only(pretend, tmp_path):
