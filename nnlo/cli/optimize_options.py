@@ -71,8 +71,12 @@ class OptimizeOptions(TrainOptions):
         "pauses; median: stopped where worse than the median",
         choices=[*PRUNERS],
     )
-    ask_ahead: int = option(
-        SEARCH, 0, "proposals made before blocks are free, for trials of seconds", int
+    ask_ahead: int | None = option(
+        SEARCH,
+        None,
+        "proposals made before blocks are free, for trials of seconds (default: 1 from 8 blocks "
+        "on, else 0)",
+        int,
     )
 
     block_size: int = option(TRIALS, 1, "ranks that train a trial; rank 0 leads the search", int)
@@ -125,7 +129,7 @@ class OptimizeOptions(TrainOptions):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}")
-        if self.ask_ahead < 0 or self.keep_models < 1:
+        if (self.ask_ahead or 0) < 0 or self.keep_models < 1:
             raise ConfigError(
                 "--ask-ahead must not be negative and --keep-models be at least 1, got "
                 f"{self.ask_ahead} and {self.keep_models}; leave them out for the defaults"

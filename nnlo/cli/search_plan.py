@@ -38,6 +38,8 @@ from nnlo.optimize.trials import Trial
 _OF_THE_WORK = ("n_weights", "time_s", "samples_per_s", "samples", "version", "staleness")
 """Merits that are no metrics."""
 
+_MANY_BLOCKS = 8
+
 _TRIES = 30
 """Draws of a space that are looked at before the search begins."""
 
@@ -235,7 +237,7 @@ def make_plan(
         deadline=math.inf if options.search_time is None else options.search_time,
         trial_s=math.inf if options.trial_time is None else options.trial_time,
         max_failures=options.max_failures,
-        n_ahead=options.ask_ahead,
+        n_ahead=_n_ahead(options, layout),
     )
     header: dict[str, Any] = {
         "model": builder.name,
@@ -264,6 +266,14 @@ def make_plan(
         hear,
         refit_epochs=epochs,
     )
+
+
+def _n_ahead(options: OptimizeOptions, layout: Layout) -> int:
+    """One costs nothing in merit where so many trials run, and spares blocks to wait for an ask
+    (benchmarks/search_blocks.py)."""
+    if options.ask_ahead is not None:
+        return options.ask_ahead
+    return 1 if layout.n_blocks >= _MANY_BLOCKS else 0
 
 
 def _training(options: OptimizeOptions) -> dict[str, Any]:
