@@ -15,8 +15,8 @@ train: $(VENV)/train.stamp
 
 # What starts ranks itself must have the cores for itself.
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m "not distributed" --numprocesses 2
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pytest -m "not distributed" --numprocesses 2 --durations 10
+	$(BIN)/python -m pytest -m distributed --durations 25
 
 check: lint types test wheel
 
