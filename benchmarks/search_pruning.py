@@ -58,14 +58,14 @@ class Found(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rules", nargs="+", default=["none", "median", "asha", "asha-stop"])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)])
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=27)
     parser.add_argument("--merit", default="val_loss")
     parser.add_argument("--searcher", default="bayesian")
     options = parser.parse_args()
     found: dict[str, list[Found]] = {rule: [] for rule in options.rules}
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for rule in options.rules:
             found[rule].append(search(options, rule, seed))
             print(f"seed {seed}, {rule}: {found[rule][-1]}", flush=True)

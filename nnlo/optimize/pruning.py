@@ -134,7 +134,7 @@ class Asha:
     epochs: int
     first: int = 0
     eta: int = 3
-    exempt: int = 5
+    exempt: int = 10
     pauses: bool = True
     """False: a trial that is not among the best 1/eta is stopped for good (ASHA's "stopping"
     form), for which no checkpoints are needed, and nobody waits for a verdict."""

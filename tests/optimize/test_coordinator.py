@@ -189,7 +189,7 @@ def test_an_interruption_of_free_blocks_ends_the_search_at_once():
     assert search.handle(Interrupted("another")) == []
 
 
-@pytest.mark.parametrize("pruner", [Never(3), Asha(9), Median(9)])
+@pytest.mark.parametrize("pruner", [Never(3), Asha(9, exempt=5), Median(9)])
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(pruner):
     part = Simulation(4, 30, pruner=pruner, faults=ROUGH, interrupt_after=40).run()
     assert part.end == End("a signal")

@@ -58,10 +58,10 @@ def test_a_paused_trial_is_promoted_once():
     assert Asha(9).promoted(table, is_last=False) is None
 
 
-def test_every_fifth_trial_trains_to_the_end():
+def test_every_tenth_trial_trains_to_the_end():
     asha = Asha(9)
-    assert [asha.limit(trial, 0) for trial in range(6)] == [1, 1, 1, 1, 9, 1]
-    assert asha.judge(4, 1, curves(1, 0.1, 0.1, 0.1, 0.1, 0.9)) == "continue"
+    assert [asha.limit(trial, 0) for trial in range(11)] == [*[1] * 9, 9, 1]
+    assert asha.judge(9, 1, curves(1, *[0.1] * 9, 0.9)) == "continue"
 
 
 @pytest.mark.parametrize("n_trials", [1, 2, 4, 10])
