@@ -93,10 +93,12 @@ def threads_per_rank(own: int, node: int, n_local: int) -> int:
 def limit_threads(environ: Environ = os.environ, threads: int | None = None) -> int:
     """Set the thread counts of the numerical libraries; return the threads per rank.
 
-    What the user has set stays, unless ``threads`` gives the number by hand. JAX offers no
-    variable for its pool on the CPU and is left alone.
+    What the user has set stays, unless ``threads`` gives the number by hand; OMP_NUM_THREADS is
+    the number for all that is not set. JAX offers no variable for its pool on the CPU and is
+    left alone.
     """
-    share = threads or threads_per_rank(
+    given = environ.get("OMP_NUM_THREADS", "")
+    share = threads or (int(given) if given.isdigit() else 0) or threads_per_rank(
         # The parent is the launcher's daemon, which is not bound when it binds each rank.
         available_cores(),
         available_cores(os.getppid()),

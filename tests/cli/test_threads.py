@@ -98,3 +98,10 @@ def test_the_driver_is_asked_where_no_variable_tells(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(threads, "_installed_gpus", lambda: ["0", "1", "2"])
     environ = dict(TWO_RANKS)
     assert assign_gpu(environ) == environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_the_number_for_openmp_is_that_of_all_that_is_not_set():
+    environ = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "1"}
+    assert limit_threads(environ) == 3
+    assert environ["MKL_NUM_THREADS"] == "1"
+    assert environ["OPENBLAS_NUM_THREADS"] == environ["TF_NUM_INTRAOP_THREADS"] == "3"
