@@ -98,11 +98,15 @@ def limit_threads(environ: Environ = os.environ, threads: int | None = None) -> 
     left alone.
     """
     given = environ.get("OMP_NUM_THREADS", "")
-    share = threads or (int(given) if given.isdigit() else 0) or threads_per_rank(
-        # The parent is the launcher's daemon, which is not bound when it binds each rank.
-        available_cores(),
-        available_cores(os.getppid()),
-        local_place(environ).size,
+    share = (
+        threads
+        or (int(given) if given.isdigit() else 0)
+        or threads_per_rank(
+            # The parent is the launcher's daemon, which is not bound when it binds each rank.
+            available_cores(),
+            available_cores(os.getppid()),
+            local_place(environ).size,
+        )
     )
     # Two are enough between operations: the work inside them is what fills the cores.
     wanted = dict.fromkeys(THREAD_NAMES, share) | {"TF_NUM_INTEROP_THREADS": min(share, 2)}
