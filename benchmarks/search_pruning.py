@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import math
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from nnlo.cli.optimize import main as optimize
 from nnlo.optimize.study import read
-from nnlo.optimize.trials import Trials
+from nnlo.optimize.trials import Record
 
 MODEL = '''
 """Digits by a network of two dense layers."""
@@ -49,10 +50,15 @@ TUNED = ("learning_rate=1e-5:1e-1:log", "batch=16,32,64,128")
 
 
 class Found(NamedTuple):
-    """best: merit. epochs: trained by all trials together."""
+    """What a search has come to. epochs: trained by all trials together. best: the merits of
+    finished trials that were the best so far, by the epochs that the search had trained then."""
 
-    best: float
     epochs: int
+    best: list[tuple[int, float]]
+
+    def by(self, epochs: float) -> float:
+        """The best merit after so many epochs."""
+        return min((merit for at, merit in self.best if at <= epochs), default=math.inf)
 
 
 def main() -> None:
@@ -67,16 +73,16 @@ def main() -> None:
     found: dict[str, list[Found]] = {rule: [] for rule in options.rules}
     for seed in options.seeds:
         for rule in options.rules:
-            found[rule].append(search(options, rule, seed))
-            print(f"seed {seed}, {rule}: {found[rule][-1]}", flush=True)
+            one = search(options, rule, seed)
+            found[rule].append(one)
+            print(f"seed {seed}, {rule}: {one.epochs} epochs, {one.best}", flush=True)
+    whole = options.trials * options.epochs
     print(f"\n{options.trials} trials of {options.epochs} epochs, {options.searcher}")
-    print("rule        best (median)  worse than none (median)     epochs of none")
+    print("rule        epochs  best (median) at 20 %     40 %    100 % of all epochs")
     for rule, ones in found.items():
-        base = found[options.rules[0]]
-        away = median(a.best - b.best for a, b in zip(ones, base, strict=True))
-        share = median(a.epochs / b.epochs for a, b in zip(ones, base, strict=True))
-        best = median(one.best for one in ones)
-        print(f"{rule:10s}  {best:13.5f}  {away:+24.5f}  {share:17.1%}")
+        share = median(one.epochs for one in ones) / whole
+        bests = [median(one.by(part * whole) for one in ones) for part in (0.2, 0.4, 1.0)]
+        print(f"{rule:10s}  {share:6.1%}  {bests[0]:23.5f}  {bests[1]:7.5f}  {bests[2]:7.5f}")
 
 
 def search(options: argparse.Namespace, rule: str, seed: int) -> Found:
@@ -91,9 +97,22 @@ def search(options: argparse.Namespace, rule: str, seed: int) -> Found:
         words += ["--keep-models", 1, "--log-level", "error"]
         with contextlib.redirect_stdout(io.StringIO()):
             optimize([*map(str, words)])
-        trials = Trials(read(folder / "mlp-search" / "study.log")).rows
-    done = [one.merit for one in trials if one.state == "finished" and one.merit is not None]
-    return Found(min(done), sum(one.epochs for one in trials))
+        return found_in(read(folder / "mlp-search" / "study.log"))
+
+
+def found_in(records: list[Record]) -> Found:
+    """What the log of a search in one process tells."""
+    reached: dict[int, int] = {}
+    best: list[tuple[int, float]] = []
+    for record in records:
+        if record["event"] == "reported":
+            before = reached.get(record["trial"], 0)
+            reached[record["trial"]] = max(before, record["epoch"])
+        elif record["event"] == "finished":
+            merit = record["merit"]
+            if not best or merit < best[-1][1]:
+                best.append((sum(reached.values()), round(merit, 5)))
+    return Found(sum(reached.values()), best)
 
 
 if __name__ == "__main__":

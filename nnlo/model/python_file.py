@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib.abc
 import importlib.util
 import inspect
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, wraps
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from nnlo.errors import ConfigError, ModelError
@@ -151,15 +152,15 @@ class ModelFromPython(ModelBuilder):
         return call
 
     def _execute(self, name: str) -> ModuleType:
-        specification = importlib.util.spec_from_file_location(name, self.file)
-        if specification is None:
-            raise ModelError(f"a model file must be Python, got {self.file}; name it .py")
+        loader = _TextLoader(self._text, str(self.file))
+        specification = importlib.util.spec_from_file_location(name, self.file, loader=loader)
+        assert specification is not None
         module = importlib.util.module_from_spec(specification)
         # before it runs, so that dataclasses and pickles inside the file find their module
         sys.modules[name] = module
         try:
             with _importable(self.file.parent):
-                exec(compile(self._text, str(self.file), "exec"), module.__dict__)
+                loader.exec_module(module)
         except BaseException as error:
             del sys.modules[name]
             if not isinstance(error, Exception):
@@ -169,6 +170,20 @@ class ModelFromPython(ModelBuilder):
                 f"in {self.file}; run python {self.file} to see where"
             ) from error
         return module
+
+
+class _TextLoader(importlib.abc.InspectLoader):
+    """Runs a text that was read from ``file``, not what is there now."""
+
+    def __init__(self, text: bytes, file: str) -> None:
+        self._text = text
+        self._file = file
+
+    def get_source(self, fullname: str) -> str:
+        return importlib.util.decode_source(self._text)
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self._text, self._file)
 
 
 @contextmanager

@@ -207,10 +207,19 @@ class Mirror:
 
 
 def _ours(data: bytes) -> bytes:
-    """What we wrote of a journal, and whatever is torn at its end."""
+    """What we wrote of a journal, and whatever is torn in it."""
     mark = f'"worker_id":"{WRITER}"'.encode()
     lines = data.splitlines(keepends=True)
-    return b"".join(line for line in lines if mark in line or not line.endswith(b"\n"))
+    return b"".join(line for line in lines if mark in line or not _is_whole(line))
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether Optuna can read a line of others."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")
 
 
 def _append(file: Path, data: bytes) -> None:
