@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LENGTH, BYTES = 11, 12  # tags
 
-_SLEEPS = ((5e-3, 5e-4), (1.5e-2, 1e-3), (2e-1, 2.5e-3), (math.inf, 5e-3))
+_SLEEPS = ((1e-2, 2e-4), (5e-2, 1e-3), (2e-1, 2.5e-3), (math.inf, 5e-3))
 """Seconds without work, and of a sleep until then: short after short trials, which the next
 message of a block follows at once, else long enough to take next to nothing of a core."""
 
@@ -128,7 +128,7 @@ class _Mail:
 
 
 class Patience:
-    """Sleeps that grow from 0.5 to 5 ms while there is no work."""
+    """Sleeps that grow from 0.2 to 5 ms while there is no work."""
 
     def __init__(self) -> None:
         self.reset()

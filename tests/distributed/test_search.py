@@ -64,7 +64,7 @@ def test_no_rank_burns_a_core_while_trials_take_their_time(pretend, tmp_path):
     assert ends(tmp_path / "s") == finished(8)
     found = shares(ended.output)
     assert len(found) == 5
-    assert found.pop(0) < 0.03
+    assert found.pop(0) < 0.05
     assert max(found.values()) < 0.1, found  # of 4 s, with all that a start loads late
 
 
