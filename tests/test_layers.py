@@ -103,15 +103,16 @@ KERAS = (
     "nnlo.data.originals",  # downloads through keras.datasets
     "nnlo.mpi.callbacks",
     "nnlo.callbacks",
+    "nnlo.bayes.keras_*",
 )
 HEAVY = {
     "mpi4py": ("nnlo.mpi.link", "nnlo.mpi.ulfm"),
     "keras": KERAS,
     "tensorflow": KERAS,
-    "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch"),
-    "jax": ("nnlo.model.keras_jax",),
+    "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch", "nnlo.bayes.torch_*"),
+    "jax": ("nnlo.model.keras_jax*",),
     "numba": ("nnlo.algo.kernels",),
-    "matplotlib": ("nnlo.report.search_*",),
+    "matplotlib": ("nnlo.report.search_*", "nnlo.report.bayes_*"),
     "skopt": ("nnlo.optimize.forms", "nnlo.optimize.skopt_searcher"),
     "optuna": ("nnlo.optimize.optuna_*",),
     "cmaes": ("nnlo.optimize.optuna_searcher",),
