@@ -29,6 +29,10 @@ def fit_labels(
         class_axis = -1
     width = output[class_axis] if len(output) > 1 else None
     rest = _without(output, class_axis)
+    given = output
+    if loss == "gaussian_nll":
+        width = _half(width, labels, output)
+        output = [*output[:class_axis], width, *output[class_axis:][1:]]
     if callable(loss):  # (n,) - (n, 1) would broadcast to (n, n) and train towards the mean
         return "expand" if width == 1 and _agree(labels, rest) else "keep"
     squeezable = len(labels) > 1 and labels[class_axis if len(labels) > class_axis else -1] == 1
@@ -50,7 +54,7 @@ def fit_labels(
         if is_right:
             return fit
     raise ModelError(
-        f"labels must fit the loss {loss} and the model's output of shape {_text(output)}, got "
+        f"labels must fit the loss {loss} and the model's output of shape {_text(given)}, got "
         f"labels of shape {_text(labels)}; {_remedy(loss, labels, output, rest, width)}"
     )
 
@@ -74,9 +78,20 @@ def _remedy(loss: Loss, labels: Shape, output: Shape, rest: Shape, n_classes: in
             return "use sparse_categorical_crossentropy, which takes class numbers"
     if loss == "sparse_categorical_crossentropy":
         return f"give one class number per sample, shape {_text(rest)}"
-    return (
-        f"give the last layer {labels[-1] if len(labels) > 1 else 1} units, or change the labels"
-    )
+    n_units = (labels[-1] if len(labels) > 1 else 1) or 1
+    if loss == "gaussian_nll":
+        n_units *= 2
+    return f"give the last layer {n_units} units, or change the labels"
+
+
+def _half(width: int | None, labels: Shape, output: Shape) -> int | None:
+    """The number of means among outputs that are ``width`` wide."""
+    if len(output) < 2 or (width is not None and width % 2):
+        raise ModelError(
+            "gaussian_nll must have a mean and a raw scale for each label, got outputs of shape "
+            f"{_text(output)}; {_remedy('gaussian_nll', labels, output, [], width)}"
+        )
+    return None if width is None else width // 2
 
 
 def _without(shape: Shape, axis: int) -> list[int | None]:

@@ -1,5 +1,6 @@
 """Losses and metrics of Keras models, one number per sample, on any Keras backend."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import keras
 from keras import ops
 
 from nnlo.model.fit import fit_labels
-from nnlo.model.losses import TOP_K, Loss
+from nnlo.model.losses import MIN_SD, TOP_K, Loss
 
 
 def rows(
@@ -26,7 +27,10 @@ def rows(
     pairs = [_fitted(*each) for each in zip(losses, labels, outputs, strict=True)]
     penalty = sum(ops.cast(one, "float32") for one in penalties)
     total = sum(_loss_row(loss, *pair) for loss, pair in zip(losses, pairs, strict=True))
-    return ops.stack([total + penalty, *(_metric_row(name, *pairs[i]) for i, name in metrics)])
+    measured = [
+        _metric_row(name, pairs[i][0], _point(losses[i], pairs[i][1])) for i, name in metrics
+    ]
+    return ops.stack([total + penalty, *measured])
 
 
 def _fitted(loss: Loss, labels: Any, output: Any) -> tuple[Any, Any]:
@@ -45,7 +49,20 @@ def _loss_row(loss: Loss, labels: Any, output: Any) -> Any:
         return _per_sample(loss(labels, output), output)
     if loss != "sparse_categorical_crossentropy":
         labels = ops.cast(labels, "float32")
+    if loss == "gaussian_nll":
+        return _per_sample(_gaussian(labels, output), output)
     return _per_sample(getattr(keras.losses, loss)(labels, output), output)
+
+
+def _gaussian(labels: Any, output: Any) -> Any:
+    mean, raw = ops.split(output, 2, axis=-1)
+    sd = ops.softplus(raw) + MIN_SD
+    return 0.5 * ops.square((labels - mean) / sd) + ops.log(sd) + 0.5 * math.log(2 * math.pi)
+
+
+def _point(loss: Loss, output: Any) -> Any:
+    """What metrics compare with the labels."""
+    return ops.split(output, 2, axis=-1)[0] if loss == "gaussian_nll" else output
 
 
 def _metric_row(name: str, labels: Any, output: Any) -> Any:

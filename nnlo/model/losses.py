@@ -23,6 +23,7 @@ LOSSES = (
     "poisson",
     "hinge",
     "cosine_similarity",
+    "gaussian_nll",
 )
 METRICS = (
     "accuracy",
@@ -40,6 +41,9 @@ ALIASES = {
     "kld": "kl_divergence",
     "top_k_categorical_accuracy": "top_k",
 }
+MIN_SD = 1e-6
+"""``gaussian_nll`` takes outputs twice as wide as the labels: means, then raw scales, of which
+``softplus(raw) + MIN_SD`` is the standard deviation."""
 TOP_K = 5
 """A sample counts for ``top_k`` where the true class is among the 5 likeliest, as in Keras."""
 

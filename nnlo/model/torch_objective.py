@@ -5,6 +5,7 @@ The losses of classification take logits, as torch users expect; outputs that we
 axis 1. The losses of regression equal those of Keras.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nnlo.model.fit import fit_labels
-from nnlo.model.losses import TOP_K, Loss
+from nnlo.model.losses import MIN_SD, TOP_K, Loss
 
 
 def rows(
@@ -78,6 +79,12 @@ def _cosine(output: Tensor, labels: Tensor) -> Tensor:
     return -functional.cosine_similarity(output, labels.float(), dim=-1, eps=1e-6)
 
 
+def _gaussian(output: Tensor, labels: Tensor) -> Tensor:
+    mean, raw = output.chunk(2, dim=1)
+    sd = functional.softplus(raw) + MIN_SD
+    return 0.5 * ((labels - mean) / sd).square() + sd.log() + 0.5 * math.log(2 * math.pi)
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "categorical_crossentropy": _cross_entropy,
     "sparse_categorical_crossentropy": _cross_entropy,
@@ -91,11 +98,14 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "poisson": _poisson,
     "hinge": _hinge,
     "cosine_similarity": _cosine,
+    "gaussian_nll": _gaussian,
 }
 """``f(output, labels)``, both already of fitting shapes; per sample or per element."""
 
 
 def _metric_row(name: str, loss: Loss, labels: Tensor, output: Tensor) -> Tensor:
+    if loss == "gaussian_nll":
+        output = output.chunk(2, dim=1)[0]
     if name in ("mean_squared_error", "mean_absolute_error"):
         return _per_sample(LOSSES[name](output, labels), output)
     width = output.shape[1] if output.ndim > 1 else 1

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 keras = pytest.importorskip("keras")
 torch = pytest.importorskip("torch")
@@ -49,13 +50,24 @@ def test_binary_crossentropy_agrees(labels):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [*LOSSES[3:6], *LOSSES[7:]])
+@pytest.mark.parametrize("loss", [*LOSSES[3:6], *LOSSES[7:10]])
 def test_losses_of_regression_agree(loss):
     output = np.abs(LOGITS) if loss == "poisson" else LOGITS
     labels = ONE_HOT if loss == "hinge" else np.abs(LOGITS[::-1]).copy()
     metrics = ((0, "mean_squared_error"), (0, "mean_absolute_error"))
     one, other = both(loss, labels, output, metrics=metrics)
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [ONE_HOT[:, :3], ONE_HOT[:, 0]])
+def test_gaussian_nll_is_the_density_of_scipy_in_both(labels):
+    k = 1 if labels.ndim == 1 else 3
+    output = np.ascontiguousarray(LOGITS[:, : 2 * k])
+    one, other = both("gaussian_nll", labels, output, metrics=((0, "mean_squared_error"),))
+    y, mean, sd = labels.reshape(7, k), output[:, :k], np.log1p(np.exp(output[:, k:])) + 1e-6
+    expected = [-norm.logpdf(y, mean, sd).mean(axis=1), np.square(y - mean).mean(axis=1)]
+    np.testing.assert_allclose(one, expected, rtol=1e-5)
+    np.testing.assert_allclose(other, expected, rtol=1e-5)
 
 
 def test_log_softmax_outputs_give_the_loss_of_their_logits():
