@@ -68,6 +68,26 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(arrays, meta)
 
 
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the file that ``read`` reads; raises CheckpointError when the disk does not take it."""
+    meta = np.array(json.dumps(checkpoint.meta | {"arrays": sorted(checkpoint.arrays)}))
+    try:
+        write_atomic(
+            path,
+            lambda stream: np.savez(
+                stream,
+                allow_pickle=False,
+                meta=meta,
+                **checkpoint.arrays,  # type: ignore[arg-type]
+            ),
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"a checkpoint must be written to {path}, got {error}; "
+            "free space or give another --output"
+        ) from error
+
+
 def _check_sizes(entries: list[zipfile.ZipInfo], file_size: int) -> None:
     """Members are stored as they are, so that none can be larger than the file."""
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -107,22 +127,7 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, epoch: int) -> Path:
         """Write, then forget the oldest; raises CheckpointError when the disk does not take it."""
         path = self.base.with_name(f"{self.base.name}-{epoch:05d}.npz")
-        meta = np.array(json.dumps(checkpoint.meta | {"arrays": sorted(checkpoint.arrays)}))
-        try:
-            write_atomic(
-                path,
-                lambda stream: np.savez(
-                    stream,
-                    allow_pickle=False,
-                    meta=meta,
-                    **checkpoint.arrays,  # type: ignore[arg-type]
-                ),
-            )
-        except OSError as error:
-            raise CheckpointError(
-                f"a checkpoint must be written to {path}, got {error}; "
-                "free space or give another --output"
-            ) from error
+        write(path, checkpoint)
         self._forget(path)
         return path
 
