@@ -67,18 +67,18 @@ class Method(ABC):
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
 
 
-class Stepper(ABC):
-    """One run of a method on this rank's particles."""
+class Stepper:
+    """One run of a method on this rank's particles; ``step`` must be overridden."""
 
     rate: float
     """The learning rate now."""
 
-    @abstractmethod
     def step(self, weights: Matrix, gradient: Matrix) -> None:
         """Move ``weights``, (P, n_trainable), in place.
 
         gradient: of the mean loss of each row over its batch, same shape; may be overwritten.
         """
+        raise NotImplementedError(f"{type(self).__name__} must override step")
 
     def end_epoch(self, epoch: int, weights: Matrix, state: Matrix) -> None:
         """After the last step of ``epoch``, from 0. state: (P, n_state), only read."""
