@@ -22,6 +22,12 @@ OnReady = Callable[[int, int], None]
 """Told ``start, stop``: that part of a vector is complete."""
 
 
+NO_DROPOUT = (
+    "a model must have a dropout layer with a rate above 0 to keep dropout on, got none; add one "
+    "as a layer of its own (keras.layers.Dropout, torch.nn.Dropout)"
+)
+
+
 class ModelAdapter(Protocol):
     """A model seen as the vector ``[T | S]`` of its manifest, shape ``(manifest.size,)``.
 
@@ -39,6 +45,10 @@ class ModelAdapter(Protocol):
     @property
     def model(self) -> Any:
         """The backend's own model with the present weights; to read, not to train."""
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether it has a dropout layer with a rate above 0."""
 
     def get_flat(self, out: Vector) -> None:
         """Copy the weights into ``out``, shape ``(manifest.size,)``."""
@@ -68,8 +78,13 @@ class ModelAdapter(Protocol):
     def test_step(self, batch: Batch) -> Sums:
         """Evaluate in inference mode; nothing changes."""
 
-    def predict(self, x: Any) -> Any:
-        """Outputs in inference mode, numpy arrays with samples along axis 0."""
+    def predict(self, x: Any, *, dropout: bool = False) -> Any:
+        """Outputs in inference mode, numpy arrays with samples along axis 0.
+
+        dropout: dropout layers draw masks as in training, a function of the last ``seed`` where
+        this is the first call after it, while all others are in inference mode (BatchNorm).
+        ModelError where there is no such layer.
+        """
 
     def seed(self, seed: int) -> None:
         """Start every random generator of the model (dropout...) from ``seed``."""

@@ -46,7 +46,7 @@ class Engine(Protocol):
         ``function.__name__`` and kind of batch. Not on JAX, where it would have to be pure.
         """
 
-    def predict(self, x: Arrays) -> Any: ...
+    def predict(self, x: Arrays, *, dropout: bool = False) -> Any: ...
     def seed(self, seed: int) -> None:
         """Start random generators that are no variables of the model."""
 

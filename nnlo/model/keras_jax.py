@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from nnlo.model.adapter import Vector
 from nnlo.model.engines import Arrays
+from nnlo.model.keras_dropout import forced_dropout
 from nnlo.model.keras_network import KerasNetwork
 from nnlo.model.keras_objective import rows
 
@@ -29,6 +30,7 @@ class JaxEngine:
         self._apply = jax.jit(self._pure_apply)
         self._evaluate = jax.jit(self._pure_evaluate)
         self._forward = jax.jit(self._pure_forward)
+        self._forward_dropped = jax.jit(self._pure_forward_dropped)
         self._local: list[Any]
         self._slots: list[Any]
         self.reload()
@@ -68,8 +70,9 @@ class JaxEngine:
     def evaluate(self, x: Arrays, y: Arrays) -> NDArray[np.float32]:
         return np.asarray(self._evaluate(self._t, self._s, self._local, x, y))
 
-    def predict(self, x: Arrays) -> Any:
-        return jax.tree.map(np.array, self._forward(self._t, self._s, self._local, x))
+    def predict(self, x: Arrays, *, dropout: bool = False) -> Any:
+        forward = self._forward_dropped if dropout else self._forward
+        return jax.tree.map(np.array, forward(self._t, self._s, self._local, x))
 
     def seed(self, seed: int) -> None:
         """Nothing to do: Keras keeps its random states in variables."""
@@ -149,6 +152,10 @@ class JaxEngine:
 
     def _pure_forward(self, t: Any, s: Any, local: Any, x: Any) -> Any:
         return self._call(_cut(t, self._shapes_t), s, local, x, training=False)[0]
+
+    def _pure_forward_dropped(self, t: Any, s: Any, local: Any, x: Any) -> Any:
+        with forced_dropout(self._net.model):
+            return self._pure_forward(t, s, local, x)
 
 
 def _cut(flat: Any, shapes: list[tuple[int, ...]]) -> list[Any]:

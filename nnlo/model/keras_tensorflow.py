@@ -14,6 +14,7 @@ from tensorflow.python.framework import ops
 from nnlo.errors import ModelError
 from nnlo.model.adapter import Vector
 from nnlo.model.engines import Arrays, Function
+from nnlo.model.keras_dropout import forced_dropout
 from nnlo.model.keras_network import KerasNetwork
 from nnlo.model.keras_objective import rows
 
@@ -85,8 +86,9 @@ class TensorFlowEngine:
     ) -> NDArray[np.float32]:
         return np.asarray(self._trace(function, x, y)(*map(tf.constant, [*x, *y])))
 
-    def predict(self, x: Arrays) -> Any:
-        return tf.nest.map_structure(np.array, self._call(self._predict, x, []))
+    def predict(self, x: Arrays, *, dropout: bool = False) -> Any:
+        function = self._predict_dropped if dropout else self._predict
+        return tf.nest.map_structure(np.array, self._call(function, x, []))
 
     def seed(self, seed: int) -> None:
         """Nothing to do: Keras keeps its random states in variables."""
@@ -131,6 +133,10 @@ class TensorFlowEngine:
 
     def _predict(self, x: list[Any], y: list[Any]) -> Any:
         return self._forward(x, training=False)
+
+    def _predict_dropped(self, x: list[Any], y: list[Any]) -> Any:
+        with forced_dropout(self._net.model):
+            return self._forward(x, training=False)
 
     def _forward(self, x: list[Any], *, training: bool) -> Any:
         return self._net.model(x if len(x) > 1 else x[0], training=training)

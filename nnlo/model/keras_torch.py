@@ -1,5 +1,6 @@
 """Keras on PyTorch: the variables are views of one flat tensor."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnlo.model.adapter import Vector
 from nnlo.model.engines import Arrays, Function
+from nnlo.model.keras_dropout import forced_dropout
 from nnlo.model.keras_network import KerasNetwork
 from nnlo.model.keras_objective import rows
 from nnlo.model.torch_flat import FlatTensors, OwnRandomState
@@ -69,8 +71,9 @@ class TorchEngine:
         array: NDArray[np.float32] = result.detach().cpu().numpy()
         return array
 
-    def predict(self, x: Arrays) -> Any:
-        with torch.no_grad(), self._random.use():
+    def predict(self, x: Arrays, *, dropout: bool = False) -> Any:
+        forced = forced_dropout(self._net.model) if dropout else nullcontext()
+        with torch.no_grad(), self._random.use(), forced:
             outputs = self._forward(x, training=False)
         return keras.tree.map_structure(lambda one: one.cpu().numpy().copy(), outputs)
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from nnlo.errors import ConfigError, ModelError
 from nnlo.files import TEMPORARY, sync_folder
-from nnlo.model.adapter import Vector
+from nnlo.model.adapter import NO_DROPOUT, Vector
 from nnlo.model.batch import as_arrays
 from nnlo.model.engines import ENGINES, Engine
+from nnlo.model.keras_dropout import dropout_layers
 from nnlo.model.keras_network import KerasNetwork, seed_variables
 
 
@@ -43,8 +44,14 @@ class KerasVector:
         self.manifest.check(vector)
         self._engine.write(vector)
 
-    def predict(self, x: Any) -> Any:
-        return self._engine.predict(as_arrays(x))
+    @property
+    def has_dropout(self) -> bool:
+        return bool(dropout_layers(self._network.model))
+
+    def predict(self, x: Any, *, dropout: bool = False) -> Any:
+        if dropout and not self.has_dropout:
+            raise ModelError(NO_DROPOUT)
+        return self._engine.predict(as_arrays(x), dropout=dropout)
 
     def seed(self, seed: int) -> None:
         self._engine.publish()

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from nnlo.errors import ConfigError, ModelError
 from nnlo.files import write_atomic
-from nnlo.model.adapter import Batch, Vector
+from nnlo.model.adapter import NO_DROPOUT, Batch, Vector
 from nnlo.model.batch import as_arrays
+from nnlo.model.torch_dropout import dropout_modules, forced_dropout
 from nnlo.model.torch_flat import FlatTensors, OwnRandomState, tensor_of
 from nnlo.model.torch_network import (
     describe,
@@ -72,9 +73,17 @@ class TorchVector:
         self.manifest.check(vector)
         self._flat.write(vector)
 
-    def predict(self, x: Any) -> Any:
-        with torch.no_grad(), self._random.use():
-            outputs = self._forward(x, training=False)
+    @property
+    def has_dropout(self) -> bool:
+        return bool(dropout_modules(self._predictor))
+
+    def predict(self, x: Any, *, dropout: bool = False) -> Any:
+        if dropout and not self.has_dropout:
+            raise ModelError(NO_DROPOUT)
+        self._set_training(False)
+        forced = forced_dropout(self._predictor) if dropout else nullcontext()
+        with torch.no_grad(), self._random.use(), forced:
+            outputs = self._outputs(x)
         arrays = [one.cpu().numpy().copy() for one in outputs]
         return arrays if len(arrays) > 1 else arrays[0]
 
@@ -153,6 +162,9 @@ class TorchVector:
 
     def _forward(self, x: Any, *, training: bool) -> list[Tensor]:
         self._set_training(training)
+        return self._outputs(x)
+
+    def _outputs(self, x: Any) -> list[Tensor]:
         outputs = self._predictor(*self._features(x))
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
