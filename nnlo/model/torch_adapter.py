@@ -114,7 +114,25 @@ class TorchAdapter(TorchVector):
         if is_empty(batch):
             return np.zeros(1 + len(self.metric_names))
         with torch.no_grad(), self._random.use():
-            return sums_of(self._measure(batch, training=False).cpu().numpy())
+            return sums_of(self.measure(*self.tensors(batch), training=False).cpu().numpy())
+
+    def measure(self, x: list[Tensor], labels: list[Tensor], *, training: bool) -> Tensor:
+        """Return float32 rows (1 + n_metrics, n_samples), row 0 the loss; see ``tensors``."""
+        outputs = self.run(x, training=training)
+        n_losses = len(self._losses)
+        if not len(outputs) == len(labels) == n_losses:
+            raise ModelError(
+                f"outputs and labels must be as many as the losses, {n_losses}, got "
+                f"{len(outputs)} outputs and {len(labels)} arrays of labels; "
+                "give a list with one loss per output"
+            )
+        if self._is_first:
+            for loss, one, output in zip(self._losses, labels, outputs, strict=True):
+                if loss in ONE_OF_MANY and one.shape != output.shape and output.ndim > 1:
+                    fit_labels(loss, one.shape, output.shape, class_axis=1, either=True)
+                    check_classes(one.cpu().numpy(), output.shape[1])
+            self._is_first = False
+        return rows(self._losses, self._metrics, labels, outputs)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {} if self._optimizer is None else {"optimizer": self._optimizer}
@@ -136,27 +154,9 @@ class TorchAdapter(TorchVector):
 
     def _backward(self, batch: Batch, join: Callable[[Tensor], Tensor] = torch.mean) -> Sums:
         with self._training():
-            measured = self._measure(batch, training=True)
+            measured = self.measure(*self.tensors(batch), training=True)
             join(measured[0]).backward()  # type: ignore[no-untyped-call]
         return sums_of(measured.detach().cpu().numpy())
-
-    def _measure(self, batch: Batch, *, training: bool) -> Tensor:
-        outputs = self._forward(batch[0], training=training)
-        labels = self._labels(batch[1])
-        n_losses = len(self._losses)
-        if not len(outputs) == len(labels) == n_losses:
-            raise ModelError(
-                f"outputs and labels must be as many as the losses, {n_losses}, got "
-                f"{len(outputs)} outputs and {len(labels)} arrays of labels; "
-                "give a list with one loss per output"
-            )
-        if self._is_first:
-            for loss, one, output in zip(self._losses, labels, outputs, strict=True):
-                if loss in ONE_OF_MANY and one.shape != output.shape and output.ndim > 1:
-                    fit_labels(loss, one.shape, output.shape, class_axis=1, either=True)
-                    check_classes(one.cpu().numpy(), output.shape[1])
-            self._is_first = False
-        return rows(self._losses, self._metrics, labels, outputs)
 
 
 def _nobody(start: int, stop: int) -> None:

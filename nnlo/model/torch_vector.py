@@ -19,6 +19,7 @@ from nnlo.model.batch import as_arrays
 from nnlo.model.torch_dropout import dropout_modules, forced_dropout
 from nnlo.model.torch_flat import FlatTensors, OwnRandomState, tensor_of
 from nnlo.model.torch_network import (
+    Buffer,
     describe,
     is_lazy,
     load_optimizer_state,
@@ -83,9 +84,23 @@ class TorchVector:
         self._set_training(False)
         forced = forced_dropout(self._predictor) if dropout else nullcontext()
         with torch.no_grad(), self._random.use(), forced:
-            outputs = self._outputs(x)
+            outputs = self._outputs(self._features(x))
         arrays = [one.cpu().numpy().copy() for one in outputs]
         return arrays if len(arrays) > 1 else arrays[0]
+
+    @property
+    def counters(self) -> list[Buffer]:
+        """The integer buffers, which are in no vector."""
+        return self._counters
+
+    def tensors(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the sides of a batch as the module and its losses take them."""
+        return self._features(batch[0]), self._labels(batch[1])
+
+    def run(self, x: list[Tensor], *, training: bool) -> list[Tensor]:
+        """Return what the module makes of its inputs, see ``tensors``."""
+        self._set_training(training)
+        return self._outputs(x)
 
     def seed(self, seed: int) -> None:
         self._random.seed(seed)
@@ -161,11 +176,10 @@ class TorchVector:
             self._module.train(training)
 
     def _forward(self, x: Any, *, training: bool) -> list[Tensor]:
-        self._set_training(training)
-        return self._outputs(x)
+        return self.run(self._features(x), training=training)
 
-    def _outputs(self, x: Any) -> list[Tensor]:
-        outputs = self._predictor(*self._features(x))
+    def _outputs(self, x: list[Tensor]) -> list[Tensor]:
+        outputs = self._predictor(*x)
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
     def _features(self, x: Any) -> list[Tensor]:
