@@ -10,6 +10,8 @@ Schema 1::
     ranks           by rank (as text): a list of objects an epoch of the rank's own data:
                     epoch, loss ..., samples, steps, busy_s, wait_s; refused: updates that
                     were not finite and not sent (absent where there were none)
+    particles       of a run of particles, by number (as text): a list of objects an epoch: epoch,
+                    loss ..., val_loss ... (where validated), samples; else empty
     best            metric, value, epoch of the weights kept as best; null without validation
     stopped         why the run ended: "epochs", "early stopping ...", "target ...", ...
     train_time_s    seconds from the first batch to the last update, restarts added up
@@ -36,6 +38,7 @@ class History:
 
     epochs: list[Record] = field(default_factory=list)
     ranks: dict[str, list[Record]] = field(default_factory=dict)
+    particles: dict[str, list[Record]] = field(default_factory=dict)
     best: Record | None = None
     stopped: str = ""
     train_time_s: float = 0.0
@@ -113,6 +116,8 @@ class History:
             and _are_rows(self.epochs, "epoch")
             and isinstance(ranks, dict)
             and all(r.isdecimal() and _are_rows(ranks[r], "epoch", "samples") for r in ranks)
+            and isinstance(self.particles, dict)
+            and all(_are_rows(rows, "epoch") for rows in self.particles.values())
             and (best is None or _are_rows([best], "epoch", "value"))
             and (best is None or isinstance(best.get("metric"), str))
         )

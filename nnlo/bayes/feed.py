@@ -56,8 +56,8 @@ class Feed:
         self._whole = None if generates else self._read(memory_bytes)
         if wish.bootstrap and self._whole is None:
             raise ConfigError(
-                f"bootstrap must have data that fit into memory, {memory_bytes >> 20} MiB, and are "
-                "not made by generate_data, got others; leave it out"
+                f"bootstrap must have data of at most {memory_bytes >> 20} MiB that generate_data "
+                "does not make, got others; leave it out"
             )
 
     def epoch(self, epoch: int, skip: int = 0) -> Generator[Batch, None, None]:
@@ -144,7 +144,7 @@ class Feed:
 def _fill(whole: Any, part: Any, at: int) -> int:
     """Copy ``part`` into ``whole`` from row ``at`` on; return its rows."""
     if isinstance(whole, list):
-        return [_fill(w, p, at) for w, p in zip(whole, part, strict=True)][0]
+        return max(_fill(w, p, at) for w, p in zip(whole, part, strict=True))
     whole[at : at + len(part)] = part
     return len(part)
 

@@ -1,0 +1,351 @@
+"""The training loop of particles: batches, gradients, steps, epochs, checkpoints."""
+
+import copy
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnlo.bayes.feed import Feed, Wish
+from nnlo.bayes.method import Method, Setting, Source, Stepper
+from nnlo.bayes.posterior import Posterior
+from nnlo.bayes.saving import Progress, restore, write_checkpoint
+from nnlo.bayes.seeds import Purpose, derive
+from nnlo.data import Data
+from nnlo.errors import ConfigError, TrainingError
+from nnlo.history import History, Record
+from nnlo.mpi.serve import handled_signals
+from nnlo.mpi.setup import together
+
+if TYPE_CHECKING:
+    from nnlo.bayes.particles import Particles
+
+log = logging.getLogger(__name__)
+
+Sums = NDArray[np.float64]
+
+
+class EpochListener(Protocol):
+    """Told on rank 0 of each epoch."""
+
+    def epoch_ended(self, epoch: int, record: Record) -> None: ...
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """epochs: passes over the training data. bootstrap: each particle trains on as many samples
+    as there are, drawn with replacement. validation: data on which each particle is measured,
+    every ``validate_every`` epochs. checkpoint: path without "-<epoch>.npz", None for none,
+    every ``checkpoint_interval`` epochs. restore: such a path or file to go on from."""
+
+    epochs: int = 1
+    bootstrap: bool = False
+    validation: Data | None = None
+    validate_every: int = 1
+    checkpoint: Path | None = None
+    checkpoint_interval: int = 5
+    restore: Path | None = None
+    listeners: Sequence[EpochListener] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "validate_every", "checkpoint_interval"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+    @classmethod
+    def make(cls, **settings: Any) -> "FitSettings":
+        """Raises ConfigError for a setting that does not exist."""
+        known = [entry.name for entry in fields(cls)]
+        if unknown := sorted(set(settings) - set(known)):
+            raise ConfigError(
+                f"settings must be among {', '.join(known)}, got {', '.join(unknown)}"
+            )
+        return cls(**settings)
+
+
+class Fit:
+    """One training of ``particles``; every rank makes one and runs it.
+
+    ``interrupted``: the signal that ended it early. ``history``: on rank 0.
+    """
+
+    def __init__(
+        self, particles: "Particles", method: Method, data: Data, settings: FitSettings
+    ) -> None:
+        self.history: History | None = None
+        self.interrupted = ""
+        self._particles, self._team = particles, particles.team
+        self._method, self._data, self._settings = method, data, settings
+        self._progress = Progress(sums=self._no_sums())
+        self._meets = self._team.group is not None or (
+            method.meets and self._team.comm is not None
+        )
+
+    def run(self) -> Posterior:
+        """Train; collective. Raises the same NNLOError on all ranks."""
+        particles, team = self._particles, self._team
+        self._feed, self._stepper = together(team.comm, self._begin)
+        if self._settings.restore is not None:
+            self._progress = restore(
+                particles, self._method, self._stepper, self._settings.restore
+            )
+        if team.rank == 0:
+            self.history = self._progress.history
+        bases = [derive(particles.seed, Purpose.STEP, pid) for pid in particles.pids]
+        self._bases = np.array(bases, np.uint64)
+        self._gradient = np.empty_like(particles.weights)
+        stopped = "epochs"
+        with handled_signals(self._note if team.rank == 0 else signal.SIG_IGN):
+            while self._progress.epoch < self._settings.epochs:
+                if self._epoch():
+                    stopped = self.interrupted or "interruption"
+                    break
+        if self.history is not None:
+            self.history.stopped = stopped
+        return self._method.posterior(self._source())
+
+    def _restore(self, path: Path) -> None:
+        self._progress = restore(self._particles, self._method, self._stepper, path)
+        done, wanted = self._progress.epoch, self._settings.epochs
+        if done >= wanted:
+            raise ConfigError(
+                f"epochs must be above the {done} that {path} has behind it, got {wanted}; "
+                "ask for more"
+            )
+
+    def _begin(self) -> tuple[Feed, Stepper]:
+        particles, team, method = self._particles, self._team, self._method
+        wish = Wish(
+            particles.pids,
+            particles.seed,
+            shared=method.shares_batches,
+            bootstrap=self._settings.bootstrap,
+            member=team.member,
+            group_size=team.placement.group_size,
+        )
+        if wish.shared and wish.bootstrap:
+            raise ConfigError(
+                f"bootstrap must go with particles that train alone, got it with {method.name}, "
+                "which has one posterior of all the data; leave it out"
+            )
+        feed = Feed(self._data, wish)
+        stepper = method.start(
+            Setting(
+                manifest=particles.adapter.manifest,
+                pids=particles.pids,
+                n_particles=particles.n,
+                n_samples=feed.n_samples,
+                n_epochs=self._settings.epochs,
+                steps_per_epoch=feed.steps,
+                seed=particles.seed,
+                leaders=team.leaders,
+            )
+        )
+        return feed, stepper
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.interrupted = f"interruption ({signal.Signals(number).name})"
+
+    def _epoch(self) -> bool:
+        """Train for what is left of this epoch; whether the run was stopped."""
+        progress = self._progress
+        begin = time.perf_counter()
+        stops = False
+        error: BaseException | None = None
+        with closing(self._feed.epoch(progress.epoch, progress.step)) as batches:
+            while not stops and error is None:
+                error, is_over = self._guarded(lambda: self._compute(batches))
+                if is_over:
+                    break
+                n_failed, n_stopping = self._meet(error)
+                if n_failed:
+                    break
+                stops = n_stopping > 0
+                self._move()
+        together(self._team.comm, lambda: _raise(error))
+        stops = bool(self._team.count(bool(self.interrupted))[0])
+        progress.time_s += time.perf_counter() - begin
+        if progress.step >= self._feed.steps or not stops:
+            self._end_epoch()
+        is_last = progress.epoch >= self._settings.epochs
+        self._save(is_due=stops or is_last or progress.epoch % self._interval == 0)
+        return stops and not is_last
+
+    @property
+    def _interval(self) -> int:
+        return self._settings.checkpoint_interval
+
+    def _guarded(self, work: Callable[[], bool]) -> tuple[BaseException | None, bool]:
+        """Do ``work``; what it raises waits until all ranks can hear of it."""
+        try:
+            return None, work()
+        except BaseException as error:
+            if self._team.comm is None:
+                raise
+            return error, False
+
+    def _compute(self, batches: Any) -> bool:
+        """Gradients on the next batch; True where there is none."""
+        batch = next(batches, None)
+        if batch is None:
+            return True
+        x, y = batch
+        particles, feed = self._particles, self._feed
+        clock = self._progress.epoch * feed.steps + self._progress.step
+        self._before = particles.state.copy() if self._team.group is not None else particles.state
+        self._sums = particles.rows.gradients(
+            particles.weights,
+            particles.state,
+            x,
+            y,
+            self._gradient,
+            _mixed(self._bases, clock * self._team.placement.group_size + self._team.member),
+            shared=feed.is_shared,
+        )
+        self._check_finite()
+        return False
+
+    def _check_finite(self) -> None:
+        bad = ~np.isfinite(self._sums[:, 1])
+        if bad.any():
+            pid = self._particles.pids[int(np.argmax(bad))]
+            raise TrainingError(
+                f"the loss must stay finite, got {self._sums[bad, 1][0]} for particle {pid} in "
+                f"epoch {self._progress.epoch + 1}; lower the learning rate or check the data"
+            )
+
+    def _meet(self, error: BaseException | None) -> tuple[int, int]:
+        """On how many ranks the step has failed, and how many want to stop."""
+        if not self._meets:
+            alone = self._team.comm is None and bool(self.interrupted)
+            return int(error is not None), int(alone)
+        n_failed, n_stopping = self._team.count(error is not None, bool(self.interrupted))
+        return n_failed, n_stopping
+
+    def _move(self) -> None:
+        particles, sums = self._particles, self._sums
+        if self._team.group is not None:
+            self._join_group()
+        self._stepper.step(particles.weights, self._gradient)
+        self._progress.sums += sums
+        self._progress.step += 1
+
+    def _join_group(self) -> None:
+        """Make gradients and states those of the whole batch."""
+        particles, sums = self._particles, self._sums
+        share = sums[:, :1].astype(np.float32)
+        self._gradient *= share
+        moved = (particles.state - self._before) * share
+        self._team.add_up(self._gradient, moved, sums)
+        total = sums[:, :1].astype(np.float32)
+        self._gradient /= total
+        particles.state[:] = self._before + moved / total
+
+    def _end_epoch(self) -> None:
+        progress, particles = self._progress, self._particles
+        self._stepper.end_epoch(progress.epoch, particles.weights, particles.state)
+        sums = self._team.collect(progress.sums)
+        tested = self._validate()
+        record = self._stepper.record()
+        if self.history is not None:
+            names = particles.adapter.metric_names
+            self._note_epoch(sums, tested, names, record)
+        progress.sums, progress.step, progress.time_s = self._no_sums(), 0, 0.0
+        progress.epoch += 1
+
+    def _note_epoch(
+        self, sums: Sums, tested: Sums | None, names: Sequence[str], extra: dict[str, float]
+    ) -> None:
+        assert self.history is not None
+        progress = self._progress
+        epoch = progress.epoch + 1
+        means = {name: sums[:, 1 + i] / sums[:, 0] for i, name in enumerate(names)}
+        if tested is not None:
+            means |= {f"val_{n}": tested[:, 1 + i] / tested[:, 0] for i, n in enumerate(names)}
+        for pid in range(len(sums)):
+            row = {"epoch": epoch, **{name: float(of[pid]) for name, of in means.items()}}
+            self.history.particles.setdefault(str(pid), []).append(row)
+        n_samples = int(sums[:, 0].sum())
+        record: Record = {
+            "epoch": epoch,
+            **{name: float(of.mean()) for name, of in means.items()},
+            "samples": n_samples,
+            "time_s": progress.time_s,
+            "samples_per_s": n_samples / max(progress.time_s, 1e-9),
+            "version": epoch * self._feed.steps,
+            "learning_rate": self._stepper.rate,
+            **extra,
+        }
+        self.history.epochs.append(record)
+        self.history.train_time_s += progress.time_s
+        for listener in self._settings.listeners:
+            listener.epoch_ended(epoch - 1, record)
+
+    def _validate(self) -> Sums | None:
+        """Sums of each particle over the validation data, where they are due; collective."""
+        epoch, data = self._progress.epoch + 1, self._settings.validation
+        due = epoch % self._settings.validate_every == 0 or epoch == self._settings.epochs
+        if data is None or not due:
+            return None
+        sums = together(self._team.comm, lambda: self._tested(data))
+        self._team.add_up(sums)
+        return self._team.collect(sums)
+
+    def _tested(self, data: Data) -> Sums:
+        particles, team = self._particles, self._team
+        data = copy.copy(data)
+        data.set_shard(team.member, team.placement.group_size)
+        sums, adapter = self._no_sums(), particles.adapter
+        for row in range(len(particles.pids)):
+            adapter.set_flat(np.concatenate([particles.weights[row], particles.state[row]]))
+            with closing(data.epoch(0)) as batches:
+                for batch in batches:
+                    sums[row] += adapter.test_step(batch)
+        return sums
+
+    def _no_sums(self) -> Sums:
+        particles = self._particles
+        return np.zeros((len(particles.pids), 1 + len(particles.adapter.metric_names)))
+
+    def _save(self, *, is_due: bool) -> None:
+        base = self._settings.checkpoint
+        if base is not None and is_due:
+            progress = self._progress
+            progress.history = self.history or History()
+            write_checkpoint(self._particles, self._method, self._stepper, progress, base)
+
+    def _source(self) -> Source:
+        particles = self._particles
+        return Source(
+            manifest=particles.adapter.manifest,
+            pids=particles.pids,
+            n_particles=particles.n,
+            seed=particles.seed,
+            weights=particles.weights,
+            state=particles.state,
+            kept=self._stepper.kept(),
+            holds=self._team.holds,
+        )
+
+
+def _raise(error: BaseException | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _mixed(bases: NDArray[np.uint64], clock: int) -> NDArray[np.uint64]:
+    """A seed below 2^32 for each base at a step: the finaliser of splitmix64 (Steele 2014)."""
+    with np.errstate(over="ignore"):
+        z = (bases << np.uint64(32)) + np.uint64(clock)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return (z ^ (z >> np.uint64(31))) >> np.uint64(32)

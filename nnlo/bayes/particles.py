@@ -1,0 +1,137 @@
+"""Many weight vectors of one model on the ranks of a communicator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnlo.bayes.fit import Fit, FitSettings
+from nnlo.bayes.method import Matrix, Method
+from nnlo.bayes.posterior import Posterior
+from nnlo.bayes.seeds import Purpose, derive
+from nnlo.bayes.team import Team
+from nnlo.data import Data
+from nnlo.errors import ConfigError, ModelError
+from nnlo.history import History
+from nnlo.model import ModelBuilder, build_adapter
+from nnlo.model.adapter import ModelAdapter
+from nnlo.model.rows import Rows, make_rows
+from nnlo.mpi.setup import together
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+
+class Particles:
+    """``n`` particles of the model that ``builder`` makes, in even parts on the ranks of ``comm``.
+
+    Every rank makes one with the same arguments and calls the same verbs. What comes out does
+    not depend on the number of ranks, but for rounding.
+
+    loss, metrics: as of ``MPIManager``. group_size: ranks that share the batches of each
+    particle. seed: of first weights, orders of samples and random layers of all particles.
+
+    After ``prepare``: ``pids``, the numbers of this rank's particles; ``weights`` and ``state``,
+    their rows, (P, n_trainable) and (P, n_state), which may be written to before ``fit``.
+    After ``fit``: ``posterior`` and, on rank 0, ``history``; ``interrupted`` names the signal
+    that ended it, if one did.
+    """
+
+    def __init__(
+        self,
+        builder: ModelBuilder,
+        n: int,
+        *,
+        comm: "MPI.Intracomm | None" = None,
+        loss: Any = None,
+        metrics: Sequence[str] | None = None,
+        group_size: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if seed < 0:
+            raise ConfigError(f"seed must not be negative, got {seed}; try 0")
+        self.builder = builder
+        self.n = n
+        self.seed = seed
+        self.team = Team(comm, n, group_size)
+        self._loss, self._metrics = loss, metrics
+        self._adapter: ModelAdapter | None = None
+        self._rows: Rows | None = None
+        self.weights: Matrix = np.empty((0, 0), np.float32)
+        self.state: Matrix = np.empty((0, 0), np.float32)
+        self.posterior: Posterior | None = None
+        self.history: History | None = None
+        self.interrupted = ""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        return self.team.pids
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """The model, for one weight vector at a time; its own weights mean nothing."""
+        if self._adapter is None:
+            raise ConfigError("prepare() must come before the model is used, got no model yet")
+        return self._adapter
+
+    @property
+    def rows(self) -> Rows:
+        """The model at all weight vectors of this rank."""
+        if self._rows is None:
+            self._rows = make_rows(self.adapter)
+        return self._rows
+
+    def prepare(self) -> None:
+        """Build the model and draw the first weights; collective. Errors come on all ranks."""
+        if self._adapter is None:
+            together(self.team.comm, self._build)
+            self.team.open()
+
+    def fit(self, method: Method, data: Data, **settings: Any) -> Posterior:
+        """Train by ``method`` on ``data``, whose files are set; collective.
+
+        settings: the fields of FitSettings. Returns the posterior; ``history`` is there on
+        rank 0. Raises the same NNLOError on all ranks.
+        """
+        self.prepare()
+        fit = Fit(self, method, data, FitSettings.make(**settings))
+        try:
+            self.posterior = fit.run()
+        finally:
+            self.history, self.interrupted = fit.history, fit.interrupted
+        return self.posterior
+
+    def close(self) -> None:
+        """Release the communicators; collective."""
+        self.team.close()
+
+    def _build(self) -> None:
+        for row, pid in enumerate(self.pids):
+            adapter = build_adapter(
+                self.builder,
+                self._loss,
+                seed=derive(self.seed, Purpose.INIT, pid),
+                metrics=self._metrics,
+            )
+            manifest = adapter.manifest
+            if row == 0:
+                self._check(adapter)
+                self.weights = np.empty((len(self.pids), manifest.n_trainable), np.float32)
+                self.state = np.empty((len(self.pids), manifest.n_state), np.float32)
+                self._adapter = adapter
+            vector = np.empty(manifest.size, np.float32)
+            adapter.get_flat(vector)
+            self.weights[row] = vector[: manifest.n_trainable]
+            self.state[row] = vector[manifest.n_trainable :]
+
+    def _check(self, adapter: ModelAdapter) -> None:
+        if not adapter.manifest.n_trainable:
+            raise ModelError(
+                "a model must have weights that can be trained, got none; set trainable (Keras) "
+                "or requires_grad (torch) of some layer"
+            )
+        if not adapter.has_gradient:
+            raise ModelError(
+                "particles must have a model that is trained by a loss, got one with a train_step "
+                "of its own; name a loss and leave train_step out"
+            )
