@@ -8,17 +8,77 @@ et al. 2015, Weight uncertainty in neural networks, section 5.1.)
 """
 
 import re
+import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnlo.bayes.gaussians import Gaussian
+from nnlo.bayes.gaussians import MASK, Gaussian, find_gaussians
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Vector
+from nnlo.model.manifest import Manifest
 
 Masks = list[NDArray[np.float32]]
 """One array for each Gaussian, in its shape: 0.0 where a weight is pruned, else 1.0."""
+
+
+def prune(
+    model: Any,
+    *,
+    fraction: float | None = None,
+    threshold: float | None = None,
+    per_layer: bool = False,
+) -> Any:
+    """Return a pruned copy of a Keras model or torch module; ``model`` stays as it is.
+
+    The arguments are those of ``masks``. The copy trains, predicts and saves as any model, and
+    its pruned weights stay 0. Raises as ``masks`` and ``masked`` do.
+    """
+    pruned = masked(model)
+    tools = _tools(model)
+    manifest, vector = tools.flat(pruned)
+    gaussians = find_gaussians(manifest)
+    chosen = masks(gaussians, vector, fraction=fraction, threshold=threshold, per_layer=per_layer)
+    apply_masks(gaussians, vector, chosen)
+    tools.load(pruned, vector)
+    return pruned
+
+
+def masked(model: Any) -> Any:
+    """Return a copy of a Keras model or torch module that can be pruned; nothing is pruned yet.
+
+    Its variational layers hold masks, of ones where they had none. ``model`` stays as it is.
+    Raise ModelError for a model that Keras cannot copy.
+    """
+    tools = _tools(model)
+    copied = tools.masked_copy(model)
+    manifest, vector = tools.flat(model)
+    tools.load(copied, widened(manifest, vector, tools.flat(copied)[0]))
+    return copied
+
+
+def widened(manifest: Manifest, vector: Vector, wide: Manifest) -> Vector:
+    """Return ``vector`` of ``manifest`` in the layout of ``wide``: the same model with masks.
+
+    Masks that ``manifest`` does not have are 1. Raise ModelError where more than masks differs.
+    """
+    out = np.ones(wide.size, np.float32)
+    old = list(zip(manifest.entries, manifest.split(vector), strict=True))
+    for entry, place in zip(wide.entries, wide.split(out), strict=True):
+        if old and old[0][0][:4] == entry[:4]:
+            place[...] = old.pop(0)[1]
+        elif not entry.name.endswith(MASK):
+            old.insert(0, (entry, place))
+            break
+    if old:
+        raise ModelError(
+            f"a masked model must differ by its masks only, got {old[0][0]} besides; give the "
+            "architecture that the weights are of"
+        )
+    return out
 
 
 def masks(
@@ -95,6 +155,13 @@ def layers(gaussians: Sequence[Gaussian]) -> list[list[int]]:
         found[-1].append(index)
         tensors.add(tensor)
     return found
+
+
+def _tools(model: Any) -> Any:
+    """Return ``keras_masked`` or ``torch_masked``, whichever fits the model."""
+    keras = sys.modules.get("keras")  # a model can only exist where its backend is imported
+    is_keras = keras is not None and isinstance(model, keras.Model)
+    return import_module(f"nnlo.bayes.{'keras' if is_keras else 'torch'}_masked")
 
 
 def _check(

@@ -1,7 +1,10 @@
 """Where models come from: builders that make a fresh one on every call."""
 
+import re
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +106,9 @@ class ModelFromJson(ModelBuilder):
         import keras
 
         try:
-            model = keras.models.model_from_json(self.file.read_text(encoding="utf-8"))
+            text = self.file.read_text(encoding="utf-8")
+            _know_layers(text)
+            model = keras.models.model_from_json(text)
             if not isinstance(model, keras.Model):
                 raise TypeError(f"it holds a {type(model).__name__}")  # noqa: TRY301
         except Exception as error:  # a damaged file can raise anything in Keras
@@ -140,6 +145,8 @@ class ModelFromKeras(ModelBuilder):
         import keras
 
         try:
+            with zipfile.ZipFile(self.file) as archive:
+                _know_layers(archive.read("config.json").decode())
             return keras.models.load_model(self.file, compile=False, safe_mode=True)
         except Exception as error:  # a damaged file can raise anything in Keras
             raise ModelError(
@@ -153,6 +160,16 @@ def existing(file: str | Path) -> Path:
     if not path.is_file():
         raise ModelError(f"a model file must exist, got {path}; check the path")
     return path.resolve()
+
+
+def _know_layers(architecture: str) -> None:
+    """Import the files of this package that an architecture names, so that Keras knows them.
+
+    Keras finds layers that are not its own only where they have been imported. Of the names in
+    the text only those of our layers count: a file cannot have others imported.
+    """
+    for name in sorted(set(re.findall(r'"module": *"(nnlo\.bayes\.keras_\w+)"', architecture))):
+        import_module(name)
 
 
 def _first_line(error: Exception) -> str:
