@@ -1,12 +1,49 @@
-"""MC dropout: predictions with masks drawn anew, each a sample of the posterior.
+"""MC dropout: predictions with masks drawn anew, each a sample of a posterior.
 
 Gal & Ghahramani 2016 (arXiv:1506.02142): a network trained with dropout fits a variational
 distribution over weights, and a forward pass with a random mask samples from it.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from nnlo.model.adapter import ModelAdapter
+from nnlo.bayes.ensemble import DeepEnsemble
+from nnlo.bayes.method import Source
+from nnlo.bayes.posterior import InMemory, ParticlePosterior, Posterior
+from nnlo.bayes.seeds import Purpose
+from nnlo.errors import ModelError
+from nnlo.model.adapter import NO_DROPOUT, ModelAdapter
+
+
+@dataclass(frozen=True)
+class MCDropout(DeepEnsemble):
+    """Networks with dropout layers, trained as by DeepEnsemble; one is Gal & Ghahramani's.
+
+    weight_decay: of the paper, l^2 (1 - p) / (2 N tau) for prior length scale l, dropout rate p
+    and noise precision tau, is half of ours (ours has a factor 1/2).
+    """
+
+    name: ClassVar[str] = "mcdropout"
+
+    def check(self, adapter: ModelAdapter) -> None:
+        """Raises ModelError for a model without dropout."""
+        if not adapter.has_dropout:
+            raise ModelError(NO_DROPOUT)
+
+    def posterior(self, source: Source) -> Posterior:
+        return McDropoutPosterior(InMemory(source), **self.numbers())
+
+
+class McDropoutPosterior(ParticlePosterior):
+    """Draw s is particle ``s % n_particles`` under masks of its own, see ``predict_masked``."""
+
+    kind = "mcdropout"
+
+    def n_draws(self, samples: int | None = None) -> int:
+        return Posterior.n_draws(self, samples)
+
+    def dropout_seed(self, index: int) -> int | None:
+        return self._seed(Purpose.MASK, index)
 
 
 def predict_masked(adapter: ModelAdapter, x: Any, seed: int) -> Any:
