@@ -19,8 +19,7 @@ from nnlo.model.adapter import NO_DROPOUT, ModelAdapter
 class MCDropout(DeepEnsemble):
     """Networks with dropout layers, trained as by DeepEnsemble; one is Gal & Ghahramani's.
 
-    weight_decay: of the paper, l^2 (1 - p) / (2 N tau) for prior length scale l, dropout rate p
-    and noise precision tau, is half of ours (ours has a factor 1/2).
+    weight_decay: twice the paper's lambda, which comes without the factor 1/2.
     """
 
     name: ClassVar[str] = "mcdropout"
@@ -31,10 +30,10 @@ class MCDropout(DeepEnsemble):
             raise ModelError(NO_DROPOUT)
 
     def posterior(self, source: Source) -> Posterior:
-        return McDropoutPosterior(InMemory(source), **self.numbers())
+        return MCDropoutPosterior(InMemory(source), **self.numbers())
 
 
-class McDropoutPosterior(ParticlePosterior):
+class MCDropoutPosterior(ParticlePosterior):
     """Draw s is particle ``s % n_particles`` under masks of its own, see ``predict_masked``."""
 
     kind = "mcdropout"
