@@ -30,23 +30,24 @@ _GATHER_BYTES = 64 << 20
 
 
 class Meeting(ABC):
-    """All ranks that hold particles; making one and each ``descend`` are collective."""
+    """All ranks that hold particles; each ``descend`` is collective, making one is not."""
 
     def __init__(
         self,
         comm: "MPI.Intracomm | None",
-        shape: tuple[int, int],
+        counts: Sequence[int],
         groups: Sequence[slice],
         scale: float | None,
     ) -> None:
-        """comm: None for a single rank. shape: (own particles, D). groups: of columns, without
-        gaps. scale: see ``kernels``."""
+        """comm: None for a single rank. counts: particles of each rank. groups: of all columns,
+        without gaps. scale: see ``kernels``."""
         self._comm = comm
+        self._counts = list(counts)
         self._groups = list(groups)
         self._scale = scale
-        self._n_own, self._n_columns = shape
-        self._counts = [self._n_own] if comm is None else comm.allgather(self._n_own)
-        self._n_particles = sum(self._counts)
+        self._rank = 0 if comm is None else comm.rank
+        self._n_own, self._n_particles = self._counts[self._rank], sum(self._counts)
+        self._n_columns = self._groups[-1].stop
 
     @abstractmethod
     def descend(self, particles: Matrix, scores: Matrix, out: Matrix) -> Kernels:
@@ -63,12 +64,12 @@ class Gathered(Meeting):
     def __init__(
         self,
         comm: "MPI.Intracomm | None",
-        shape: tuple[int, int],
+        counts: Sequence[int],
         groups: Sequence[slice],
         scale: float | None,
     ) -> None:
-        super().__init__(comm, shape, groups, scale)
-        start = sum(self._counts[: 0 if comm is None else comm.rank])
+        super().__init__(comm, counts, groups, scale)
+        start = sum(self._counts[: self._rank])
         self._rows = slice(start, start + self._n_own)
         n_held = 0 if comm is None else self._n_particles
         self._particles, self._scores = np.empty((2, n_held, self._n_columns), np.float32)
@@ -94,11 +95,11 @@ class Transposed(Meeting):
     def __init__(
         self,
         comm: "MPI.Intracomm",
-        shape: tuple[int, int],
+        counts: Sequence[int],
         groups: Sequence[slice],
         scale: float | None,
     ) -> None:
-        super().__init__(comm, shape, groups, scale)
+        super().__init__(comm, counts, groups, scale)
         ends = [self._n_columns * i // comm.size for i in range(comm.size + 1)]
         self._slices = [slice(a, b) for a, b in pairwise(ends)]
         own = self._slices[comm.rank]
@@ -150,23 +151,24 @@ class Transposed(Meeting):
 
 def meet(
     comm: "MPI.Intracomm | None",
-    shape: tuple[int, int],
+    counts: Sequence[int],
     groups: Sequence[slice],
     scale: float | None = None,
     exchange: str = "auto",
 ) -> Meeting:
-    """The meeting of the ranks of ``comm``, each with particles of its own; collective.
+    """The meeting of the ranks of ``comm``, each with particles of its own; sends nothing yet.
 
-    comm: None for a single rank. shape: (own particles, D). groups, scale: see
-    ``nnlo.bayes.stein``. exchange: "auto" gathers while all particles and scores take less than
-    64 MB. Raises ConfigError for another word than those of ``EXCHANGES``.
+    comm: None for a single rank. counts: particles of each rank, the same list on all. groups,
+    scale: see ``nnlo.bayes.stein``; the groups follow each other and make up all columns.
+    exchange: "auto" gathers while all particles and scores take less than 64 MB. Raises
+    ConfigError for another word than those of ``EXCHANGES``.
     """
     if exchange not in EXCHANGES:
         raise ConfigError(f"exchange must be one of {', '.join(EXCHANGES)}, got {exchange!r}")
     if comm is None or comm.size == 1:
-        return Gathered(None, shape, groups, scale)
+        return Gathered(None, counts, groups, scale)
     if exchange == "auto":
-        n_bytes = 8 * sum(comm.allgather(shape[0])) * shape[1]
+        n_bytes = 8 * sum(counts) * groups[-1].stop
         exchange = "allgather" if n_bytes < _GATHER_BYTES else "transpose"
     kind = Gathered if exchange == "allgather" else Transposed
-    return kind(comm, shape, groups, scale)
+    return kind(comm, counts, groups, scale)

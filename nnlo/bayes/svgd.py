@@ -18,6 +18,7 @@ from nnlo.algo.kernels import Float, Vector, is_finite
 from nnlo.algo.optimizers import OPTIMIZERS, Optimizer, OptimizerState, Step, make_optimizer
 from nnlo.bayes.exchange import EXCHANGES, meet
 from nnlo.bayes.method import Arrays, Matrix, Method, RowOptimizer, Setting, Source, Stepper
+from nnlo.bayes.placement import Placement
 from nnlo.bayes.posterior import InMemory, ParticlePosterior, Posterior
 from nnlo.bayes.stein import layer_groups, mean_interaction
 from nnlo.errors import ConfigError, TrainingError
@@ -105,7 +106,7 @@ class Stein(Stepper):
         self._n_steps = setting.n_epochs * setting.steps_per_epoch
         self._optimizer = RowOptimizer(rule, None, shape)
         self._base = self.rate = rule.learning_rate
-        self._meeting = meet(setting.leaders, shape, groups, scale, method.exchange)
+        self._meeting = meet(setting.leaders, _counts(setting), groups, scale, method.exchange)
         self._is_first = setting.leaders is None or setting.leaders.rank == 0
         self._interaction = math.nan
         self._is_told = False
@@ -192,6 +193,13 @@ def _rms(
         square = rho * squares[i] + rest * (gradient * gradient)
         w[i] -= rate * gradient / (np.sqrt(square) + epsilon)
         squares[i] = square
+
+
+def _counts(setting: Setting) -> list[int]:
+    """Particles of each of the leaders, without asking them: one may just fail to begin."""
+    n_ranks = 1 if setting.leaders is None else setting.leaders.size
+    placement = Placement(setting.n_particles, n_ranks)
+    return [len(placement.pids(rank)) for rank in range(n_ranks)]
 
 
 def _is_length(value: object) -> bool:

@@ -9,11 +9,11 @@ import pytest
 
 from nnlo.bayes.exchange import Gathered, Transposed, meet
 from nnlo.bayes.method import Setting
+from nnlo.bayes.placement import Placement
 from nnlo.bayes.stein import part_of
 from nnlo.bayes.svgd import SVGD
 from nnlo.model.manifest import Manifest
 
-PLACES = [[8], [4, 4], [2, 2, 2, 2], [1] * 8, [5, 1, 2], [1, 7]]
 D = 13
 
 
@@ -70,59 +70,53 @@ def on_ranks(counts, work):
         return list(pool.map(lambda job: work(*job), jobs))
 
 
-def trained(counts, exchange, groups="global", kernel="rbf-median"):
-    """Eight particles after 30 steps towards N(1, 1/5) by ranks with ``counts`` particles."""
+def trained(n_ranks, exchange, groups="global"):
+    """Eight particles after 30 steps towards N(1, 1/5) on so many ranks."""
     start = np.random.default_rng(3).normal(size=(8, D)).astype(np.float32)
     manifest = Manifest.pack([("a/w", (4,)), ("a/b", (1,)), ("b/w", (D - 5,))], [])
+    placement = Placement(8, n_ranks)
 
     def work(comm, rows):
         weights = start[rows].copy()
-        pids = range(8)[rows]
-        method = SVGD(learning_rate=0.05, groups=groups, kernel=kernel, exchange=exchange)
-        stepper = method.start(Setting(manifest, pids, 8, 4, 1, 30, 0, comm))
+        method = SVGD(learning_rate=0.05, groups=groups, exchange=exchange)
+        stepper = method.start(Setting(manifest, range(8)[rows], 8, 4, 1, 30, 0, comm))
         for _ in range(30):
             stepper.step(weights, weights - np.float32(1.25))
         return weights
 
+    counts = [len(placement.pids(rank)) for rank in range(n_ranks)]
     return np.concatenate(on_ranks(counts, work))
 
 
 @pytest.mark.parametrize("groups", ["global", "layer"])
 @pytest.mark.parametrize("exchange", ["allgather", "transpose"])
-@pytest.mark.parametrize("counts", PLACES, ids=str)
-def test_ranks_times_particles_move_as_one_process_does(counts, exchange, groups):
-    alone = trained([8], "auto", groups)
-    np.testing.assert_allclose(trained(counts, exchange, groups), alone, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 4, 8])
+def test_ranks_times_particles_move_as_one_process_does(n_ranks, exchange, groups):
+    alone = trained(1, "auto", groups)
+    np.testing.assert_allclose(trained(n_ranks, exchange, groups), alone, rtol=1e-5, atol=1e-6)
 
 
-def test_a_fixed_kernel_moves_them_alike_too():
-    alone = trained([8], "auto", kernel=2.0)
-    for exchange in ("allgather", "transpose"):
-        found = trained([3, 5], exchange, kernel=2.0)
-        np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-6)
-
-
+@pytest.mark.parametrize("counts", [[5, 1, 2], [1, 7], [1] * 8], ids=str)
 @pytest.mark.parametrize("exchange", ["allgather", "transpose"])
-def test_more_ranks_than_columns_are_as_good(exchange):
-    start = np.random.default_rng(3).normal(size=(4, 2)).astype(np.float32)
+@pytest.mark.parametrize("size", [2, D])
+def test_uneven_ranks_with_fewer_columns_than_ranks_find_one_direction(counts, exchange, size):
+    start = np.random.default_rng(3).normal(size=(8, size)).astype(np.float32)
+    groups = [slice(0, 1), slice(1, size)]
 
     def descend(comm, rows):
-        own, out = start[rows].copy(), np.empty((1, 2), np.float32)
-        meet(comm, own.shape, [slice(0, 2)], None, exchange).descend(own, -own, out)
+        own, out = start[rows].copy(), np.empty_like(start[rows])
+        meet(comm, counts, groups, 2.0, exchange).descend(own, -own, out)
         return out
 
     alone = np.empty_like(start)
-    meet(None, start.shape, [slice(0, 2)]).descend(start, -start, alone)
-    np.testing.assert_allclose(np.concatenate(on_ranks([1] * 4, descend)), alone, rtol=1e-6)
+    meet(None, [8], groups, 2.0).descend(start, -start, alone)
+    np.testing.assert_allclose(np.concatenate(on_ranks(counts, descend)), alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1 << 20, Gathered), (1 << 21, Transposed)])
 def test_the_way_follows_from_the_bytes_of_all_particles(size, kind):
-    kinds = on_ranks(
-        [3, 2],
-        lambda comm, rows: type(meet(comm, (rows.stop - rows.start, size), [slice(0, size)])),
-    )
-    assert kinds == [kind, kind]
+    meeting = meet(FakeComm(Threads(2), 1), [3, 2], [slice(0, size)])
+    assert type(meeting) is kind
 
 
 @pytest.mark.parametrize(("exchange", "floats"), [("allgather", 2 * 7), ("transpose", 3 * 7 / 8)])
@@ -131,17 +125,15 @@ def test_a_rank_receives_what_the_way_promises(exchange, floats):
 
     def count(comm, rows):
         own = np.ones((1, 800), np.float32)
-        meet(comm, own.shape, [slice(0, 800)], None, exchange).descend(own, own, own.copy())
+        meet(comm, [1] * 8, [slice(0, 800)], None, exchange).descend(own, own, own.copy())
         return comm.n_bytes / 4 / 800
 
     assert on_ranks([1] * 8, count) == [pytest.approx(floats)] * 8
 
 
 def test_a_rank_alone_in_its_communicator_sends_nothing():
-    class Silent:
-        size, rank = 1, 0
-
-    assert isinstance(meet(Silent(), (3, D), [slice(0, D)], None, "transpose"), Gathered)
+    alone = FakeComm(Threads(1), 0)
+    assert isinstance(meet(alone, [3], [slice(0, D)], None, "transpose"), Gathered)
 
 
 def test_groups_are_cut_where_a_slice_of_the_columns_begins_and_ends():
