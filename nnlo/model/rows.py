@@ -1,6 +1,7 @@
 """Gradients and outputs of many weight vectors of one model: one row of a matrix each."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,10 @@ from nnlo.model.manifest import Manifest
 
 Matrix = NDArray[np.float32]
 """2-D C-contiguous float32 array, one row for each weight vector."""
+
+
+LARGE_BATCH = 4096
+"""Samples that go through a model at once, those of all rows together."""
 
 
 class Rows(Protocol):
@@ -60,6 +65,35 @@ class Rows(Protocol):
         weights, state: as in ``gradients``, only read. x: each array (n, ...), the same for
         all rows. Each array of the result: (P, n, ...).
         """
+
+
+class Batched(Protocol):
+    """The rows of a backend at once; whoever calls has checked the shapes."""
+
+    least: int  # rows from which this is faster than the adapter's own verbs
+
+    def hindrance(self, weights: Matrix, state: Matrix, x: Any, y: Any, *, shared: bool) -> str:
+        """Say why these rows cannot be computed at once, or should not; "" if they can.
+
+        Arguments as of ``Rows.gradients``, only read; y: None for ``outputs``. Raise ModelError
+        for a batch that does not fit the model.
+        """
+
+    def gradients(
+        self,
+        weights: Matrix,
+        state: Matrix,
+        x: Any,
+        y: Any,
+        out: Matrix,
+        seeds: Sequence[int] | NDArray[np.uint64],
+        *,
+        shared: bool,
+    ) -> NDArray[np.float64]:
+        """See ``Rows``."""
+
+    def outputs(self, weights: Matrix, state: Matrix, x: Any) -> Any:
+        """See ``Rows``."""
 
 
 class LoopRows:
@@ -121,7 +155,7 @@ class LoopRows:
         for row in range(len(weights)):
             self._take(weights[row], state[row])
             results.append(self._adapter.predict(x))
-        return _map(np.stack, results)
+        return join(np.stack, results)
 
     def _take(self, weights: NDArray[np.float32], state: NDArray[np.float32]) -> None:
         n = self.manifest.n_trainable
@@ -130,12 +164,85 @@ class LoopRows:
         self._adapter.set_flat(self._vector)
 
 
+class TriedRows:
+    """The rows at once where that can be done and pays, else one after the other.
+
+    Which of them is decided at the first gradients of several rows, and at the first outputs,
+    from the model and the shapes: all ranks and runs decide alike. ``reason``: of ``gradients``.
+    """
+
+    def __init__(self, batched: Batched, loop: LoopRows) -> None:
+        self.manifest = loop.manifest
+        self.metric_names = loop.metric_names
+        self._batched = batched
+        self._loop = loop
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def is_batched(self) -> bool:
+        """See ``Rows``; True before the first gradients."""
+        return not self.reason
+
+    @property
+    def reason(self) -> str:
+        """See ``Rows``."""
+        return self._reasons.get("gradients", "")
+
+    def gradients(
+        self,
+        weights: Matrix,
+        state: Matrix,
+        x: Any,
+        y: Any,
+        out: Matrix,
+        seeds: Sequence[int] | NDArray[np.uint64],
+        *,
+        shared: bool,
+    ) -> NDArray[np.float64]:
+        """See ``Rows``."""
+        check_matrices(self.manifest, weights, state, out)
+        check_sides(x, y, seeds, len(weights), shared=shared)
+        if _n_samples(x, shared) == 0:
+            out[:] = 0.0
+            return np.zeros((len(weights), 1 + len(self.metric_names)))
+        chosen = self._choose("gradients", weights, state, x, y, shared=shared)
+        return chosen.gradients(weights, state, x, y, out, seeds, shared=shared)
+
+    def outputs(self, weights: Matrix, state: Matrix, x: Any) -> Any:
+        """See ``Rows``."""
+        check_matrices(self.manifest, weights, state)
+        chosen = self._choose("outputs", weights, state, x, None, shared=True)
+        return chosen.outputs(weights, state, x)
+
+    def _choose(
+        self, verb: str, weights: Matrix, state: Matrix, x: Any, y: Any, *, shared: bool
+    ) -> "Batched | LoopRows":
+        if len(weights) < self._batched.least:
+            return self._loop
+        if verb not in self._reasons:
+            self._reasons[verb] = self._batched.hindrance(weights, state, x, y, shared=shared)
+        return self._loop if self._reasons[verb] else self._batched
+
+
 def make_rows(adapter: ModelAdapter) -> Rows:
     """Return the rows of the adapter's model, which belongs to them from now on.
 
     Raise ModelError for a model with its own ``train_step``.
     """
-    return LoopRows(adapter, "no other way is known for this backend")
+    batched = _batched(adapter)
+    if batched is None:
+        return LoopRows(adapter, "only torch modules and Keras on JAX have another way")
+    return TriedRows(batched, LoopRows(adapter, ""))
+
+
+def _batched(adapter: ModelAdapter) -> Batched | None:
+    # an adapter of a backend can only exist where its file is imported
+    torch_adapter = sys.modules.get("nnlo.model.torch_adapter")
+    if torch_adapter is not None and isinstance(adapter, torch_adapter.TorchAdapter):
+        from nnlo.model.torch_rows import TorchRows
+
+        return TorchRows(adapter)
+    return None
 
 
 def check_matrices(
@@ -180,11 +287,22 @@ def _at(side: Any, row: int) -> Any:
     return [one[row] for one in side] if isinstance(side, list | tuple) else side[row]
 
 
-def _map(join: Callable[[list[Any]], Any], results: list[Any]) -> Any:
+def _n_samples(x: Any, shared: bool) -> int:
+    return int(as_arrays(x)[0].shape[0 if shared else 1])
+
+
+def pieces(n_rows: int, n_samples: int) -> Iterator[slice]:
+    """Yield the rows in parts that need no more memory than a large batch of one row."""
+    step = max(1, LARGE_BATCH // max(1, n_samples))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def join(function: Callable[[list[Any]], Any], results: list[Any]) -> Any:
     """Join arrays at equal places of equal structures of lists and dictionaries."""
     first = results[0]
     if isinstance(first, dict):
-        return {name: _map(join, [one[name] for one in results]) for name in first}
+        return {name: join(function, [one[name] for one in results]) for name in first}
     if isinstance(first, list | tuple):
-        return [_map(join, list(parts)) for parts in zip(*results, strict=True)]
-    return join(results)
+        return [join(function, list(parts)) for parts in zip(*results, strict=True)]
+    return function(results)
