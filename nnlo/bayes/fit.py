@@ -111,7 +111,7 @@ class Fit:
                     break
         if self.history is not None:
             self.history.stopped = stopped
-        return self._method.posterior(self._source())
+        return self._method.posterior(self.source())
 
     def _restore(self, path: Path) -> None:
         self._progress = restore(self._particles, self._method, self._stepper, path)
@@ -137,6 +137,7 @@ class Fit:
                 f"bootstrap must go with particles that train alone, got it with {method.name}, "
                 "which has one posterior of all the data; leave it out"
             )
+        method.check(particles.adapter)
         feed = Feed(self._data, wish)
         stepper = method.start(
             Setting(
@@ -323,7 +324,8 @@ class Fit:
             progress.history = self.history or History()
             write_checkpoint(self._particles, self._method, self._stepper, progress, base)
 
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """The particles of this rank as they are."""
         particles = self._particles
         return Source(
             manifest=particles.adapter.manifest,

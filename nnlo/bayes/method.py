@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nnlo.algo.optimizers import Optimizer, make_optimizer
 from nnlo.errors import CheckpointError
+from nnlo.model.adapter import ModelAdapter
 from nnlo.model.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Method(ABC):
     name: ClassVar[str]
     shares_batches: ClassVar[bool] = False
     meets: ClassVar[bool] = False
+
+    def check(self, adapter: ModelAdapter) -> None:  # noqa: B027
+        """Raises ModelError where the method needs a model of another kind."""
 
     @abstractmethod
     def start(self, setting: Setting) -> "Stepper":

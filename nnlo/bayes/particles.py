@@ -1,13 +1,14 @@
 """Many weight vectors of one model on the ranks of a communicator."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nnlo.bayes.fit import Fit, FitSettings
-from nnlo.bayes.method import Matrix, Method
-from nnlo.bayes.posterior import Posterior
+from nnlo.bayes.method import Matrix, Method, Source
+from nnlo.bayes.posterior import Posterior, save
 from nnlo.bayes.seeds import Purpose, derive
 from nnlo.bayes.team import Team
 from nnlo.data import Data
@@ -62,6 +63,7 @@ class Particles:
         self.posterior: Posterior | None = None
         self.history: History | None = None
         self.interrupted = ""
+        self._trained: tuple[Method, Source] | None = None
 
     @property
     def pids(self) -> Sequence[int]:
@@ -99,7 +101,16 @@ class Particles:
             self.posterior = fit.run()
         finally:
             self.history, self.interrupted = fit.history, fit.interrupted
+        self._trained = method, fit.source()
         return self.posterior
+
+    def save(self, folder: str | Path) -> None:
+        """Write what ``fit`` has left to ``folder``, for ``nnlo.bayes.load``; collective."""
+        if self._trained is None:
+            raise ConfigError("fit() must come before save(), got particles without training")
+        method, source = self._trained
+        about = {"kind": method.name, "numbers": method.numbers()}
+        save(self.team.comm, Path(folder), source, about)
 
     def close(self) -> None:
         """Release the communicators; collective."""

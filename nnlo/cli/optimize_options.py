@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 
+from nnlo.bayes.methods import METHODS
 from nnlo.cli.options import option
 from nnlo.cli.train_options import ALGO, OUT, TRAIN, TrainOptions
 from nnlo.errors import ConfigError
@@ -146,6 +147,8 @@ class OptimizeOptions(TrainOptions):
             "--callbacks " + ", ".join(sorted(counting)): self.pruning == "asha"
             and bool(counting)
             and "it would count anew after each pause; take --early-stopping or another --pruning",
+            f"--mode {self.mode}": self.mode in METHODS
+            and "a search measures one network a trial; find its parameters first",
             "--restore": self.restore is not None and "go on with a search by --opt-restore",
             "--checkpoint": self.checkpoint is not None
             and len(Path(self.checkpoint).parts) != 1

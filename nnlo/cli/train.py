@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnlo import log as logs
+from nnlo.bayes.methods import METHODS
 from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
 from nnlo.cli.driver import drive, tell
 from nnlo.cli.marks import code_of_end, mark_done, mark_started
+from nnlo.cli.particles import Job, train_particles
 from nnlo.cli.progress import Progress
 from nnlo.cli.resume import resume_from
 from nnlo.cli.rundir import RunDirectory
@@ -58,6 +60,8 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     restore = together(comm, lambda: _restore(options, folder) if rank == 0 else None)
     if comm is not None:
         restore = comm.bcast(restore)
+    if options.mode in METHODS:
+        return train_particles(Job(options, builder, name, folder, lists, restore), comm)
     manager = together(
         comm,
         lambda: make_manager(

@@ -1,18 +1,20 @@
 """What ``TrainingDriver`` can be told."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from nnlo.algo import MODES, OPTIMIZERS
 from nnlo.algo.staleness import POLICIES
+from nnlo.bayes.methods import METHODS
 from nnlo.cli.options import option
 from nnlo.errors import ConfigError
 from nnlo.log import LEVELS
 from nnlo.mpi.settings import WORKER_ERROR
 
-MODEL, TRAIN, ALGO, STOP, OUT, FAULTS = (
+MODEL, TRAIN, ALGO, PARTICLES, STOP, OUT, FAULTS = (
     "model and data",
     "training",
     "algorithm",
+    "particles: modes ensemble, multiswag, svgd, mcdropout (docs/bayes.md)",
     "validation and stopping",
     "output and checkpoints",
     "faults (docs/faults.md)",
@@ -90,8 +92,9 @@ class TrainOptions:
     mode: str = option(
         ALGO,
         "downpour",
-        "how workers cooperate; each has defaults of its own (docs/algorithms.md)",
-        choices=[*MODES],
+        "how workers cooperate; each has defaults of its own (docs/algorithms.md). Or what "
+        "particles are to be: " + ", ".join(METHODS),
+        choices=[*MODES, *METHODS],
     )
     optimizer: str | None = option(
         ALGO,
@@ -144,6 +147,19 @@ class TrainOptions:
     )
     clip_value: float | None = option(
         ALGO, None, "downpour, allreduce: largest element of a gradient (default: no limit)", float
+    )
+
+    particles: int = option(
+        PARTICLES, 8, "networks that stand for the posterior, in even parts on the ranks", int
+    )
+    ranks_per_particle: int = option(
+        PARTICLES, 1, "ranks that share each batch of the particles they train", int
+    )
+    bootstrap: bool = option(
+        PARTICLES,
+        False,
+        "each particle trains on as many samples as there are, drawn with replacement",
+        bool,
     )
 
     elastic_force: float | None = option(
@@ -262,6 +278,8 @@ class TrainOptions:
         for name in (
             "batch",
             "epochs",
+            "particles",
+            "ranks_per_particle",
             "sync_every",
             "n_masters",
             "n_processes",
@@ -276,6 +294,13 @@ class TrainOptions:
 
     def _refuse_unused(self) -> None:
         """An option that would have no effect is an error."""
+        if self.mode in METHODS:
+            self._refuse_what_particles_lack()
+        elif alone := [name for name in OF_PARTICLES if self._is_given(name)]:
+            raise ConfigError(
+                f"--{alone[0].replace('_', '-')} must go with --mode {' or '.join(METHODS)}, got "
+                f"{self.mode}; it has no effect there"
+            )
         unused = {
             "--quorum": self.quorum != 1.0 and not self.synchronous and "--synchronous",
             "--checkpoint-interval": self.checkpoint_interval != 5
@@ -296,3 +321,36 @@ class TrainOptions:
                 f"--staleness must go with asynchronous updates, got {self.staleness} with "
                 "--synchronous, where no update is stale; leave one of them out"
             )
+
+    def _refuse_what_particles_lack(self) -> None:
+        unused = [
+            entry.name
+            for entry in fields(self)
+            if entry.name in _NAMES - FOR_PARTICLES and self._is_given(entry.name)
+        ]
+        if unused:
+            raise ConfigError(
+                f"--{unused[0].replace('_', '-')} must go with a mode of masters and workers or "
+                f"allreduce, got {self.mode}; leave it out, particles have none of it"
+            )
+
+    def _is_given(self, name: str) -> bool:
+        default = next(entry.default for entry in fields(TrainOptions) if entry.name == name)
+        return bool(getattr(self, name) != default)
+
+
+OF_PARTICLES = ("particles", "ranks_per_particle", "bootstrap")
+"""Options that only particles have."""
+
+_NAMES = frozenset(entry.name for entry in fields(TrainOptions))
+
+FOR_PARTICLES = frozenset(
+    [
+        *OF_PARTICLES,
+        *(entry.name for entry in fields(TrainOptions) if entry.metadata["group"] == MODEL),
+        *("epochs", "loss", "metrics", "seed", "mode", "optimizer", "learning_rate"),
+        *("mode_params", "validate_every", "output", "trial_name", "checkpoint"),
+        *("checkpoint_interval", "restore", "verbose", "log_level"),
+    ]
+)
+"""Options that particles have too."""
