@@ -31,8 +31,7 @@ def summarise_classes(log_p: Floats, quantiles: Sequence[float] = QUANTILES) -> 
     p = np.exp(log_p)
     mean = p.mean(axis=0)
     total = entropy(mean)
-    aleatoric = -(p * log_p).sum(axis=-1).mean(axis=0)
-    aleatoric = np.minimum(aleatoric, total)  # but for rounding
+    aleatoric = np.minimum(entropy(p).mean(axis=0), total)  # above it by rounding only
     prediction = mean.argmax(axis=1)
     return {
         "prediction": prediction,
