@@ -50,3 +50,21 @@ class WorkerFailed(NNLOError):
         self.rank = rank
         self.host = host
         self.trace = trace
+
+
+class ParticleError(NNLOError):
+    """A handler of a particle raised, or particles wait for what will never come.
+
+    kind: name of the original exception's type, "deadlock" or "timeout". particle, rank: where
+    it was raised, -1 where it concerns several. trace: formatted traceback, "" where none.
+    """
+
+    def __init__(
+        self, message: str, kind: str, particle: int = -1, rank: int = -1, trace: str = ""
+    ) -> None:
+        super().__init__(f"{message}\n{trace.rstrip()}" if trace else message)
+        self.message = message
+        self.kind = kind
+        self.particle = particle
+        self.rank = rank
+        self.trace = trace
