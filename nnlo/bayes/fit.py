@@ -60,6 +60,9 @@ class FitSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} must be a whole number, at least 1, got {value!r}")
+        for name in ("checkpoint", "restore"):
+            if getattr(self, name) is not None:  # users write paths as texts
+                object.__setattr__(self, name, Path(getattr(self, name)))
 
     @classmethod
     def make(cls, **settings: Any) -> "FitSettings":
@@ -95,9 +98,7 @@ class Fit:
         particles, team = self._particles, self._team
         self._feed, self._stepper = together(team.comm, self._begin)
         if self._settings.restore is not None:
-            self._progress = restore(
-                particles, self._method, self._stepper, self._settings.restore
-            )
+            self._restore(self._settings.restore)
         if team.rank == 0:
             self.history = self._progress.history
         bases = [derive(particles.seed, Purpose.STEP, pid) for pid in particles.pids]
