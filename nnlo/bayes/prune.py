@@ -9,6 +9,7 @@ et al. 2015, Weight uncertainty in neural networks, section 5.1.)
 
 import re
 import sys
+from collections import deque
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from nnlo.bayes.gaussians import MASK, Gaussian, find_gaussians
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Vector
-from nnlo.model.manifest import Manifest
+from nnlo.model.manifest import Entry, Manifest
 
 Masks = list[NDArray[np.float32]]
 """One array for each Gaussian, in its shape: 0.0 where a weight is pruned, else 1.0."""
@@ -66,12 +67,12 @@ def widened(manifest: Manifest, vector: Vector, wide: Manifest) -> Vector:
     Masks that ``manifest`` does not have are 1. Raise ModelError where more than masks differs.
     """
     out = np.ones(wide.size, np.float32)
-    old = list(zip(manifest.entries, manifest.split(vector), strict=True))
+    old = deque(zip(manifest.entries, manifest.split(vector), strict=True))
     for entry, place in zip(wide.entries, wide.split(out), strict=True):
-        if old and old[0][0][:4] == entry[:4]:
-            place[...] = old.pop(0)[1]
+        if old and _kind(old[0][0]) == _kind(entry):
+            place[...] = old.popleft()[1]
         elif not entry.name.endswith(MASK):
-            old.insert(0, (entry, place))
+            old.appendleft((entry, place))
             break
     if old:
         raise ModelError(
@@ -79,6 +80,11 @@ def widened(manifest: Manifest, vector: Vector, wide: Manifest) -> Vector:
             "architecture that the weights are of"
         )
     return out
+
+
+def _kind(entry: Entry) -> tuple[str, str, tuple[int, ...], str]:
+    # of the name the last part: Keras calls the same layer now layer, now model/layer
+    return entry.network, re.split("[/.]", entry.name)[-1], entry.shape, entry.kind
 
 
 def masks(
