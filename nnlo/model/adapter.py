@@ -50,6 +50,13 @@ class ModelAdapter(Protocol):
     def has_dropout(self) -> bool:
         """Whether it has a dropout layer with a rate above 0."""
 
+    @property
+    def is_variational(self) -> bool:
+        """Whether it has a variational layer: one with ``kl_divergence()`` and ``kl_weight``.
+
+        metric_names begin with "loss", "nll", "kl" then, but for a model with its own train_step.
+        """
+
     def get_flat(self, out: Vector) -> None:
         """Copy the weights into ``out``, shape ``(manifest.size,)``."""
 
@@ -84,6 +91,13 @@ class ModelAdapter(Protocol):
         dropout: dropout layers draw masks as in training, a function of the last ``seed`` where
         this is the first call after it, while all others are in inference mode (BatchNorm).
         ModelError where there is no such layer.
+        """
+
+    def weigh_kl(self, weight: float) -> None:
+        """Let each nat of the divergence of variational layers count ``weight`` in the loss.
+
+        Sets ``kl_weight`` of each, a scalar of S, which whatever writes S may overwrite.
+        Nothing to do for other models.
         """
 
     def seed(self, seed: int) -> None:

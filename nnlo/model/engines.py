@@ -47,6 +47,9 @@ class Engine(Protocol):
         """
 
     def predict(self, x: Arrays, *, dropout: bool = False) -> Any: ...
+    def weigh_kl(self, weight: float) -> None:
+        """Set ``kl_weight`` of all variational layers."""
+
     def seed(self, seed: int) -> None:
         """Start random generators that are no variables of the model."""
 

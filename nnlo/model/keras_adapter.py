@@ -10,9 +10,14 @@ from nnlo.model.adapter import Batch, Sums, Vector
 from nnlo.model.batch import as_arrays, is_empty, sums_of
 from nnlo.model.engines import Arrays
 from nnlo.model.fit import check_classes, fit_labels
-from nnlo.model.keras_network import KerasNetwork, make_optimizer, sort_networks
+from nnlo.model.keras_network import (
+    KerasNetwork,
+    make_optimizer,
+    sort_networks,
+    variational_layers,
+)
 from nnlo.model.keras_vector import KerasVector, value_of
-from nnlo.model.losses import Loss, plan
+from nnlo.model.losses import Loss, plan, variational_names
 
 
 class KerasAdapter(KerasVector):
@@ -52,8 +57,14 @@ class KerasAdapter(KerasVector):
         if optimizer is not None:
             made = make_optimizer(optimizer, trainable, learning_rate, clip_norm)
         self._learning_rate = 0.0 if learning_rate is None else learning_rate
+        variational = variational_layers([model])
+        if variational:
+            self.metric_names = variational_names(self.metric_names)
         super().__init__(
-            model, KerasNetwork(model, manifest, trainable, state, local, losses, pairs, made)
+            model,
+            KerasNetwork(
+                model, manifest, trainable, state, local, losses, pairs, made, variational
+            ),
         )
         self._keep_fresh()
         self._is_first = True

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +32,7 @@ class JaxEngine:
         self._evaluate = jax.jit(self._pure_evaluate)
         self._forward = jax.jit(self._pure_forward)
         self._forward_dropped = jax.jit(self._pure_forward_dropped)
+        self._weights_of_kl = _positions(network)
         self._local: list[Any]
         self._slots: list[Any]
         self.reload()
@@ -74,6 +76,11 @@ class JaxEngine:
         forward = self._forward_dropped if dropout else self._forward
         return jax.tree.map(np.array, forward(self._t, self._s, self._local, x))
 
+    def weigh_kl(self, weight: float) -> None:
+        # not through the variables: writing all of them costs more than a step
+        for position in self._weights_of_kl:
+            self._s = self._s.at[position].set(weight)
+
     def seed(self, seed: int) -> None:
         """Nothing to do: Keras keeps its random states in variables."""
 
@@ -107,9 +114,7 @@ class JaxEngine:
     ) -> tuple[Any, Any, list[Any], list[Any]]:
         """Return (outputs, new S, new local values, regularisation losses)."""
         model = self._net.model
-        variables = [*self._net.trainable, *self._net.state, *self._net.local]
-        values = [*t, *_cut(s, self._shapes_s), *local]
-        given = {id(one): value for one, value in zip(variables, values, strict=True)}
+        given = {id(one): value for one, value in self._pairs(t, s, local)}
         outputs, moved, losses = model.stateless_call(
             [given[id(one)] for one in model.trainable_variables],
             [given[id(one)] for one in model.non_trainable_variables],
@@ -121,13 +126,24 @@ class JaxEngine:
         new_s = _join([after[id(one)] for one in self._net.state])
         return outputs, new_s, [after[id(one)] for one in self._net.local], losses
 
+    def _pairs(self, t: list[Any], s: Any, local: list[Any]) -> list[tuple[Any, Any]]:
+        variables = [*self._net.trainable, *self._net.state, *self._net.local]
+        return list(zip(variables, [*t, *_cut(s, self._shapes_s), *local], strict=True))
+
+    def _divergence(self, t: list[Any], s: Any, local: list[Any]) -> Any:
+        if not self._net.variational:
+            return None
+        with keras.StatelessScope(state_mapping=self._pairs(t, s, local)):
+            return self._net.divergence()
+
     def _measure(
         self, t: Any, s: Any, local: Any, x: Any, y: Any, *, training: bool
     ) -> tuple[Any, Any]:
         parts = _cut(t, self._shapes_t)
         outputs, s, local, losses = self._call(parts, s, local, x, training=training)
         leaves = jax.tree.leaves(outputs)
-        measured = rows(self._net.losses, self._net.metrics, y, leaves, losses)
+        divergence = self._divergence(parts, s, local)
+        measured = rows(self._net.losses, self._net.metrics, y, leaves, losses, divergence)
         return jnp.mean(measured[0]), (measured, s, local)
 
     def _pure_gradient(self, t: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
@@ -156,6 +172,17 @@ class JaxEngine:
     def _pure_forward_dropped(self, t: Any, s: Any, local: Any, x: Any) -> Any:
         with forced_dropout(self._net.model):
             return self._pure_forward(t, s, local, x)
+
+
+def _positions(network: KerasNetwork) -> list[int]:
+    """Where in S the variational layers' kl_weight are."""
+    weights = {id(layer.kl_weight) for layer in network.variational}
+    state = [one for one in network.manifest.entries if one.kind == "S"]
+    return [
+        entry.offset - network.manifest.n_trainable
+        for entry, variable in zip(state, network.state, strict=True)
+        if id(variable) in weights
+    ]
 
 
 def _cut(flat: Any, shapes: list[tuple[int, ...]]) -> list[Any]:

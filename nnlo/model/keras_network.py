@@ -20,6 +20,7 @@ class KerasNetwork:
     local: variables that stay on this rank (integers, booleans, seeds of random layers).
     losses, metrics: as ``losses.plan`` returns them.
     optimizer: a built Keras optimizer over ``trainable``, None in gradient mode.
+    variational: layers with ``kl_divergence()`` and ``kl_weight``.
     """
 
     model: Any  # what predicts
@@ -30,6 +31,23 @@ class KerasNetwork:
     losses: Sequence[Loss]
     metrics: Sequence[tuple[int, str]]
     optimizer: Any | None
+    variational: Sequence[Any] = ()
+
+    def divergence(self) -> Any:
+        """Return the divergence of all variational layers in nats, None where there are none."""
+        parts = [one.kl_divergence() for one in self.variational]
+        return sum(parts) if parts else None
+
+
+def variational_layers(networks: Iterable[Any]) -> list[Any]:
+    """Return the variational layers of some models, each once."""
+    layers = [
+        layer
+        for model in networks
+        for layer in model._flatten_layers(include_self=True, recursive=True)
+        if callable(getattr(layer, "kl_divergence", None)) and hasattr(layer, "kl_weight")
+    ]
+    return _unique(layers)
 
 
 def sort_variables(model: Any) -> tuple[list[Any], list[Any], list[Any]]:

@@ -17,12 +17,14 @@ def rows(
     labels: Sequence[Any],
     outputs: Sequence[Any],
     penalties: Sequence[Any],
+    divergence: Any = None,
 ) -> Any:
     """Return a float32 tensor (1 + n_metrics, n_samples); row 0 is the loss.
 
     labels, outputs: one tensor per output of the model. penalties: the model's regularisation
     losses, added to every sample. The loss over several outputs is their sum. The mean of row
-    0 is what Keras would minimise. Raise ModelError where labels do not fit.
+    0 is what Keras would minimise. divergence: of a variational model in nats: rows 1 and 2 are
+    then the loss without penalties, and it. Raise ModelError where labels do not fit.
     """
     pairs = [_fitted(*each) for each in zip(losses, labels, outputs, strict=True)]
     penalty = sum(ops.cast(one, "float32") for one in penalties)
@@ -30,6 +32,8 @@ def rows(
     measured = [
         _metric_row(name, pairs[i][0], _point(losses[i], pairs[i][1])) for i, name in metrics
     ]
+    if divergence is not None:
+        measured = [total, ops.zeros_like(total) + divergence, *measured]
     return ops.stack([total + penalty, *measured])
 
 

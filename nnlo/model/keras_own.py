@@ -13,7 +13,13 @@ from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Batch, Sums, Vector
 from nnlo.model.batch import as_arrays, is_empty
 from nnlo.model.engines import Function
-from nnlo.model.keras_network import KerasNetwork, make_optimizer, seed_variables, sort_networks
+from nnlo.model.keras_network import (
+    KerasNetwork,
+    make_optimizer,
+    seed_variables,
+    sort_networks,
+    variational_layers,
+)
 from nnlo.model.keras_vector import KerasVector, save_model, summary_of, value_of
 from nnlo.model.own_training import (
     NO_GRADIENT,
@@ -175,7 +181,8 @@ def _sort(model: Any, own: OwnTraining, predicts: Any) -> KerasNetwork:
                 "in none; add its layer to the attribute networks"
             )
     local += [one for one in seed_variables(model) if id(one) not in sorted_ones]
-    return KerasNetwork(predicts, manifest, trainable, state, local, (), (), None)
+    variational = variational_layers(own.networks.values())
+    return KerasNetwork(predicts, manifest, trainable, state, local, (), (), None, variational)
 
 
 def _replace_optimizers(

@@ -90,6 +90,10 @@ class TensorFlowEngine:
         function = self._predict_dropped if dropout else self._predict
         return tf.nest.map_structure(np.array, self._call(function, x, []))
 
+    def weigh_kl(self, weight: float) -> None:
+        for layer in self._net.variational:
+            layer.kl_weight.assign(weight)
+
     def seed(self, seed: int) -> None:
         """Nothing to do: Keras keeps its random states in variables."""
 
@@ -143,7 +147,8 @@ class TensorFlowEngine:
 
     def _measure(self, x: list[Any], y: list[Any], *, training: bool) -> Any:
         outputs = tf.nest.flatten(self._forward(x, training=training))
-        return rows(self._net.losses, self._net.metrics, y, outputs, self._net.model.losses)
+        net = self._net
+        return rows(net.losses, net.metrics, y, outputs, net.model.losses, net.divergence())
 
     def _call(self, function: Function, x: Arrays, y: Arrays) -> Any:
         try:

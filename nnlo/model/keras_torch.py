@@ -77,6 +77,10 @@ class TorchEngine:
             outputs = self._forward(x, training=False)
         return keras.tree.map_structure(lambda one: one.cpu().numpy().copy(), outputs)
 
+    def weigh_kl(self, weight: float) -> None:
+        for layer in self._net.variational:
+            layer.kl_weight.assign(weight)
+
     def seed(self, seed: int) -> None:
         self._random.seed(seed)
 
@@ -111,7 +115,8 @@ class TorchEngine:
     def _measure(self, x: Arrays, y: Arrays, *, training: bool) -> Any:
         outputs = keras.tree.flatten(self._forward(x, training=training))
         labels = [ops.convert_to_tensor(one) for one in y]
-        return rows(self._net.losses, self._net.metrics, labels, outputs, self._net.model.losses)
+        net = self._net
+        return rows(net.losses, net.metrics, labels, outputs, net.model.losses, net.divergence())
 
 
 def forget() -> None:

@@ -53,6 +53,13 @@ class KerasVector:
             raise ModelError(NO_DROPOUT)
         return self._engine.predict(as_arrays(x), dropout=dropout)
 
+    @property
+    def is_variational(self) -> bool:
+        return bool(self._network.variational)
+
+    def weigh_kl(self, weight: float) -> None:
+        self._engine.weigh_kl(weight)
+
     def seed(self, seed: int) -> None:
         self._engine.publish()
         variables = seed_variables(self._model)

@@ -100,6 +100,15 @@ def plan(
     return losses, tuple(pairs), ("loss", *names)
 
 
+def variational_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the metrics of a variational model: "loss", then its parts, then the others.
+
+    loss = nll + kl_weight kl: nll is the data's part of the loss alone, kl the divergence of
+    all variational layers in nats.
+    """
+    return (names[0], "nll", "kl", *names[1:])
+
+
 def metric_names(
     loss: Loss | Sequence[Loss], metrics: Sequence[str] | None = None
 ) -> tuple[str, ...]:

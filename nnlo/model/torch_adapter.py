@@ -11,7 +11,7 @@ from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Batch, OnReady, Sums, Vector
 from nnlo.model.batch import is_empty, sums_of
 from nnlo.model.fit import ONE_OF_MANY, check_classes, fit_labels
-from nnlo.model.losses import Loss, plan
+from nnlo.model.losses import Loss, plan, variational_names
 from nnlo.model.torch_flat import tensor_of
 from nnlo.model.torch_network import make_optimizer
 from nnlo.model.torch_objective import rows
@@ -45,6 +45,8 @@ class TorchAdapter(TorchVector):
     ) -> None:
         self._losses, self._metrics, self.metric_names = plan(loss, metrics, None)
         super().__init__(model, {"model": model}, model, example=example, device=device)
+        if self.is_variational:
+            self.metric_names = variational_names(self.metric_names)
         self._clip_norm = clip_norm
         self._learning_rate = 0.0 if learning_rate is None else learning_rate
         self._optimizer: torch.optim.Optimizer | None = None
@@ -132,7 +134,7 @@ class TorchAdapter(TorchVector):
                     fit_labels(loss, one.shape, output.shape, class_axis=1, either=True)
                     check_classes(one.cpu().numpy(), output.shape[1])
             self._is_first = False
-        return rows(self._losses, self._metrics, labels, outputs)
+        return rows(self._losses, self._metrics, labels, outputs, self._variational)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {} if self._optimizer is None else {"optimizer": self._optimizer}

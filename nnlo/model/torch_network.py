@@ -129,6 +129,15 @@ def persistent_buffers(module: nn.Module) -> list[Buffer]:
     return buffers
 
 
+def variational_layers(module: nn.Module) -> list[Any]:
+    """Return the layers with ``kl_divergence()`` and ``kl_weight``, each once."""
+    return [
+        layer
+        for layer in module.modules()
+        if callable(getattr(layer, "kl_divergence", None)) and hasattr(layer, "kl_weight")
+    ]
+
+
 def is_lazy(module: nn.Module) -> bool:
     """Tell whether a parameter has no shape yet."""
     return any(isinstance(one, nn.UninitializedParameter) for one in module.parameters())

@@ -7,6 +7,7 @@ axis 1. The losses of regression equal those of Keras.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,14 @@ def rows(
     metrics: Sequence[tuple[int, str]],
     labels: Sequence[Tensor],
     outputs: Sequence[Tensor],
+    variational: Sequence[Any] = (),
 ) -> Tensor:
     """Return a float32 tensor (1 + n_metrics, n_samples); row 0 is the loss.
 
     labels, outputs: one tensor per output of the module; the loss over several is their sum.
-    Raise ModelError where labels do not fit.
+    variational: layers of a variational model. Rows 1 and 2 are then the loss without them and
+    their divergence in nats, which counts ``kl_weight`` in the loss of each sample. Raise
+    ModelError where labels do not fit.
     """
     pairs = [_fitted(*each) for each in zip(losses, labels, outputs, strict=True)]
     total = sum(
@@ -34,7 +38,12 @@ def rows(
     )
     with torch.no_grad():
         measured = [_metric_row(name, losses[i], *pairs[i]) for i, name in metrics]
-    return torch.stack([total, *measured])
+    if not variational:
+        return torch.stack([total, *measured])
+    parts = [one.kl_divergence() for one in variational]
+    penalty = sum(one.kl_weight * part for one, part in zip(variational, parts, strict=True))
+    divergence = torch.stack(parts).sum().detach().expand_as(total)
+    return torch.stack([total + penalty, total.detach(), divergence, *measured])
 
 
 def _fitted(loss: Loss, labels: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,7 @@ from nnlo.model.torch_network import (
     load_optimizer_state,
     optimizer_state,
     sort_networks,
+    variational_layers,
 )
 
 
@@ -54,6 +55,7 @@ class TorchVector:
         if example is not None and is_lazy(model):
             with torch.no_grad():
                 self._forward(example[0], training=False)
+        self._variational = variational_layers(model)
         found = sort_networks(model, networks)
         self.manifest = found.manifest
         self._counters = found.counters
@@ -101,6 +103,14 @@ class TorchVector:
         """Return what the module makes of its inputs, see ``tensors``."""
         self._set_training(training)
         return self._outputs(x)
+
+    @property
+    def is_variational(self) -> bool:
+        return bool(self._variational)
+
+    def weigh_kl(self, weight: float) -> None:
+        for layer in self._variational:
+            layer.kl_weight.fill_(weight)
 
     def seed(self, seed: int) -> None:
         self._random.seed(seed)

@@ -15,14 +15,14 @@ FOLDER = Path(__file__).parent
 KNOWN = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 
 
-def run_on(backend, file):
-    """Run a file of tests with all of a backend's own settings, in a process of its own."""
+def run_on(backend, *files):
+    """Run files of tests with all of a backend's own settings, in a process of its own."""
     package = "torch" if backend == "native" else backend
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     keras = {} if backend == "native" else {"KERAS_BACKEND": backend}
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-W", KNOWN, str(file)],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-W", KNOWN, *map(str, files)],
         env=os.environ | keras | {"NNLO_TEST_BACKEND": backend},
         capture_output=True,
         text=True,
@@ -35,7 +35,7 @@ def run_on(backend, file):
 
 @pytest.mark.parametrize("backend", ["native", *ENGINES])
 def test_adapter_holds_the_contract(backend):
-    run_on(backend, FOLDER / "adapter_suite.py")
+    run_on(backend, FOLDER / "adapter_suite.py", FOLDER / "variational_suite.py")
 
 
 def test_models_with_their_own_train_step_run_on_keras_with_torch():
