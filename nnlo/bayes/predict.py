@@ -46,7 +46,8 @@ CHUNK_BYTES = 64 * 2**20
 """Inputs and outputs of all draws of a chunk, about."""
 
 Points = Data | tuple[Any, Any]
-"""Data, or arrays (x, y) with samples along axis 0; y None where labels are not known."""
+"""Data, or arrays (x, y) with samples along axis 0; y None, with data as x too, where labels
+are not known or shall not be looked at."""
 
 Refresh = Callable[[Vector], None]
 """Puts the state S of a draw ``[T | S]`` right, in place (BatchNorm of weights nobody trained)."""
@@ -150,13 +151,15 @@ def _chunks(points: Points, adapter: ModelAdapter, n_draws: int) -> Generator[Ch
 
 
 def _batches(points: Points) -> Generator[tuple[Any, Any], None, None]:
-    if isinstance(points, Data):
-        ordered = copy.copy(points)
+    data = points if isinstance(points, Data) else points[0]
+    if isinstance(data, Data):
+        ordered = copy.copy(data)
         ordered.shuffle = False
         ordered.set_shard(0, 1)
         for x, y in ordered.epoch(0):
-            yield x, _plain(y)
+            yield x, _plain(y) if data is points else None
         return
+    assert not isinstance(points, Data)
     x, y = points
     y = None if y is None else np.asarray(_plain(y))
     for start in range(0, _length(x), BATCH):

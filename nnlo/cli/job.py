@@ -29,7 +29,11 @@ HURRIED = ((0.0, signal.SIGTERM), (0.7, signal.SIGKILL))
 POLL_S = 0.02
 LOOK_S = 0.02
 """Between two looks at ranks that start: one that has not been seen is not missed."""
-OURS = {"OptimizationDriver", "nnlo.cli.optimize", "TrainingDriver", "nnlo.cli.train"}
+OURS = {
+    *("OptimizationDriver", "nnlo.cli.optimize"),
+    *("PredictDriver", "nnlo.cli.predict"),
+    *("TrainingDriver", "nnlo.cli.train"),
+}
 """Programs that say when their ranks have met."""
 # Where Open MPI 5 puts its files. By itself it names the folder after mpirun's process id, and
 # fails ("The PMIx server's listener thread failed to start", code 213) when a killed job with

@@ -17,7 +17,10 @@ from nnlo.cli.config_file import file_words
 
 
 def option(group: str, default: Any, text: str, kind: Any = str, **extra: Any) -> Any:
-    """A field that is an option. kind: str, int, float, bool, or list for NAME=VALUE pairs."""
+    """A field that is an option. kind: str, int, float, bool, or list for NAME=VALUE pairs.
+
+    is_place=True in ``extra``: a word without a name, which a file cannot give.
+    """
     return field(default=default, metadata={"group": group, "text": text, "kind": kind, **extra})
 
 
@@ -68,6 +71,11 @@ def _add(group: Any, entry: Field[Any]) -> None:
     meta = entry.metadata
     name = "--" + entry.name.replace("_", "-")
     text = meta["text"].replace("%", "%%")
+    if meta.get("is_place"):
+        group.add_argument(
+            entry.name, nargs="?", default=entry.default, help=text, metavar=meta["metavar"]
+        )
+        return
     if meta["kind"] is bool:  # --no-NAME, for what a file may have switched on
         group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=text)
         return
@@ -93,7 +101,7 @@ def parse(prog: str, options: type[Any], description: str, argv: Sequence[str] |
     first = vars(parser.parse_args(line))
     values = first
     if first["config"]:
-        known = {entry.name: entry for entry in fields(options)}
+        known = {one.name: one for one in fields(options) if not one.metadata.get("is_place")}
         given = {name for name, value in first.items() if isinstance(value, list) and value}
         named = {
             one for one in given if known[one].metadata.get("metavar", "").startswith("NAME=")

@@ -13,6 +13,7 @@ from nnlo.algo.base import Vector
 from nnlo.cli.train_options import TrainOptions
 from nnlo.errors import ConfigError
 from nnlo.files import FolderLock, remove_leftovers, write_atomic, write_text
+from nnlo.model.manifest import Manifest
 from nnlo.mpi.frame import pack_arrays
 from nnlo.mpi.manager import MPIManager
 from nnlo.report.timeline import write_timeline
@@ -143,13 +144,19 @@ class RunDirectory:
 
     def _write_weights(self, name: str, manager: MPIManager, weights: Any) -> None:
         manifest = manager.adapter.manifest
-        arrays: dict[str, Any] = {}
-        for entry, part in zip(manifest.entries, manifest.split(weights), strict=True):
-            label = f"{entry.network}/{entry.name}"
-            same = sum(other == label or other.startswith(f"{label}#") for other in arrays)
-            arrays[f"{label}#{same + 1}" if same else label] = part
+        arrays = dict(zip(weight_names(manifest), manifest.split(weights), strict=True))
         file = "weights.npz" if name == "model" else f"{name}.weights.npz"
         write_atomic(self.path / file, lambda stream: stream.write(pack_arrays(arrays)))
+
+
+def weight_names(manifest: Manifest) -> list[str]:
+    """What each variable is called in ``weights.npz``, in the order of the manifest."""
+    names: dict[str, None] = {}
+    for entry in manifest.entries:
+        label = f"{entry.network}/{entry.name}"
+        same = sum(other == label or other.startswith(f"{label}#") for other in names)
+        names[f"{label}#{same + 1}" if same else label] = None
+    return [*names]
 
 
 def _unwritable(path: Path, *errors: OSError) -> ConfigError:
