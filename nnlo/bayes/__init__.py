@@ -11,6 +11,7 @@ _HOMES = MappingProxyType(
         "MultiSWAG": "nnlo.bayes.swag",
         "Particles": "nnlo.bayes.particles",
         "Posterior": "nnlo.bayes.posterior",
+        "Refresh": "nnlo.bayes.refresh",
         "SVGD": "nnlo.bayes.svgd",
         "Society": "nnlo.bayes.society",
         "load": "nnlo.bayes.methods",
