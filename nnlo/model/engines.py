@@ -55,6 +55,9 @@ class Engine(Protocol):
 
     def random_state(self) -> dict[str, NDArray[Any]]: ...
     def load_random_state(self, state: dict[str, NDArray[Any]]) -> None: ...
+    def set_local(self, variables: list[Any], values: Arrays) -> None:
+        """Assign to some of the network's local variables."""
+
     def publish(self) -> None:
         """Make the model's and the optimizer's variables hold the engine's values."""
 

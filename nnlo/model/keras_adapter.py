@@ -8,7 +8,7 @@ import numpy as np
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.adapter import Batch, Sums, Vector
 from nnlo.model.batch import as_arrays, is_empty, sums_of
-from nnlo.model.engines import Arrays
+from nnlo.model.engines import Arrays, Engine
 from nnlo.model.fit import check_classes, fit_labels
 from nnlo.model.keras_network import (
     KerasNetwork,
@@ -70,6 +70,16 @@ class KerasAdapter(KerasVector):
         self._is_first = True
 
     @property
+    def network(self) -> KerasNetwork:
+        """The model, sorted."""
+        return self._network
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network on this backend."""
+        return self._engine
+
+    @property
     def learning_rate(self) -> float:
         """Of the local optimizer; a plain number without effect where there is none."""
         if self._network.optimizer is None:
@@ -91,7 +101,7 @@ class KerasAdapter(KerasVector):
             self._engine.read(out)
             out[: self.manifest.n_trainable] = 0.0
             return np.zeros(1 + len(self.metric_names))
-        return sums_of(self._engine.gradient(*self._prepared(batch), out))
+        return sums_of(self._engine.gradient(*self.prepared(batch), out))
 
     def apply_gradient(self, vector: Vector) -> None:
         self.manifest.check(vector)
@@ -102,25 +112,15 @@ class KerasAdapter(KerasVector):
         self._check_optimizer("train_step")
         if is_empty(batch):
             return np.zeros(1 + len(self.metric_names))
-        return sums_of(self._engine.step(*self._prepared(batch)))
+        return sums_of(self._engine.step(*self.prepared(batch)))
 
     def test_step(self, batch: Batch) -> Sums:
         if is_empty(batch):
             return np.zeros(1 + len(self.metric_names))
-        return sums_of(self._engine.evaluate(*self._prepared(batch)))
+        return sums_of(self._engine.evaluate(*self.prepared(batch)))
 
-    def _optimizers(self) -> dict[str, Any]:
-        one = self._network.optimizer
-        return {} if one is None else {"optimizer": one}
-
-    def _check_optimizer(self, verb: str) -> None:
-        if self._network.optimizer is None:
-            raise ConfigError(
-                f"{verb} must have a local optimizer, got none; "
-                "name one, for example optimizer='sgd'"
-            )
-
-    def _prepared(self, batch: Batch) -> tuple[Arrays, Arrays]:
+    def prepared(self, batch: Batch) -> tuple[Arrays, Arrays]:
+        """Return the sides of a batch as engines take them; ModelError where they don't fit."""
         x, y = as_arrays(batch[0]), as_arrays(batch[1])
         losses = self._network.losses
         if len(y) != len(losses):
@@ -136,3 +136,14 @@ class KerasAdapter(KerasVector):
                     check_classes(labels, output.shape[-1])
             self._is_first = False
         return x, y
+
+    def _optimizers(self) -> dict[str, Any]:
+        one = self._network.optimizer
+        return {} if one is None else {"optimizer": one}
+
+    def _check_optimizer(self, verb: str) -> None:
+        if self._network.optimizer is None:
+            raise ConfigError(
+                f"{verb} must have a local optimizer, got none; "
+                "name one, for example optimizer='sgd'"
+            )

@@ -26,16 +26,21 @@ class JaxEngine:
         entries = network.manifest.entries
         self._shapes_t = [entry.shape for entry in entries if entry.kind == "T"]
         self._shapes_s = [entry.shape for entry in entries if entry.kind == "S"]
-        self._gradient = jax.jit(self._pure_gradient)
+        self._gradient = jax.jit(self.pure_gradient)
         self._step = jax.jit(self._pure_step)
         self._apply = jax.jit(self._pure_apply)
         self._evaluate = jax.jit(self._pure_evaluate)
-        self._forward = jax.jit(self._pure_forward)
-        self._forward_dropped = jax.jit(self._pure_forward_dropped)
+        self._forward = jax.jit(self.pure_forward)
+        self._forward_dropped = jax.jit(self._pure_dropped)
         self._weights_of_kl = _positions(network)
         self._local: list[Any]
         self._slots: list[Any]
         self.reload()
+
+    @property
+    def local(self) -> list[Any]:
+        """The present values of the network's local variables."""
+        return self._local
 
     def read(self, out: Vector) -> None:
         n = self._net.manifest.n_trainable
@@ -89,6 +94,12 @@ class JaxEngine:
 
     def load_random_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Nothing to do, see ``seed``."""
+
+    def set_local(self, variables: list[Any], values: Arrays) -> None:
+        places = {id(one): index for index, one in enumerate(self._net.local)}
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+            self._local[places[id(variable)]] = variable.value
 
     def publish(self) -> None:
         pairs = [
@@ -146,7 +157,9 @@ class JaxEngine:
         measured = rows(self._net.losses, self._net.metrics, y, leaves, losses, divergence)
         return jnp.mean(measured[0]), (measured, s, local)
 
-    def _pure_gradient(self, t: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
+    def pure_gradient(self, t: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
+        """Return (d(mean loss)/dT, rows, new S, new local values) as JAX functions do."""
+
         def loss(t: Any) -> Any:
             return self._measure(t, s, local, x, y, training=True)
 
@@ -154,7 +167,7 @@ class JaxEngine:
         return gradient, measured, s, local
 
     def _pure_step(self, t: Any, slots: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
-        gradient, measured, s, local = self._pure_gradient(t, s, local, x, y)
+        gradient, measured, s, local = self.pure_gradient(t, s, local, x, y)
         return *self._pure_apply(t, slots, gradient), measured, s, local
 
     def _pure_apply(self, t: Any, slots: Any, gradient: Any) -> tuple[Any, Any]:
@@ -166,12 +179,13 @@ class JaxEngine:
     def _pure_evaluate(self, t: Any, s: Any, local: Any, x: Any, y: Any) -> Any:
         return self._measure(t, s, local, x, y, training=False)[1][0]
 
-    def _pure_forward(self, t: Any, s: Any, local: Any, x: Any) -> Any:
+    def pure_forward(self, t: Any, s: Any, local: Any, x: Any) -> Any:
+        """Return the outputs in inference mode."""
         return self._call(_cut(t, self._shapes_t), s, local, x, training=False)[0]
 
-    def _pure_forward_dropped(self, t: Any, s: Any, local: Any, x: Any) -> Any:
+    def _pure_dropped(self, t: Any, s: Any, local: Any, x: Any) -> Any:
         with forced_dropout(self._net.model):
-            return self._pure_forward(t, s, local, x)
+            return self.pure_forward(t, s, local, x)
 
 
 def _positions(network: KerasNetwork) -> list[int]:

@@ -103,6 +103,10 @@ class TensorFlowEngine:
     def load_random_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Nothing to do, see ``seed``."""
 
+    def set_local(self, variables: list[Any], values: Arrays) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
     def publish(self) -> None:
         """Nothing to do: the variables are the values."""
 

@@ -90,6 +90,10 @@ class TorchEngine:
     def load_random_state(self, state: dict[str, NDArray[Any]]) -> None:
         self._random.load_state(state)
 
+    def set_local(self, variables: list[Any], values: Arrays) -> None:
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
     def publish(self) -> None:
         """Nothing to do: the variables are the values."""
 

@@ -61,14 +61,10 @@ class KerasVector:
         self._engine.weigh_kl(weight)
 
     def seed(self, seed: int) -> None:
-        self._engine.publish()
         variables = seed_variables(self._model)
-        children = np.random.SeedSequence(seed).spawn(len(variables) + 1)
-        for variable, child in zip(variables, children, strict=False):
-            # 31 bits fit the signed and unsigned types that the backends use
-            variable.assign(np.array([child.generate_state(1)[0] >> 1, 0]))
-        self._engine.reload()
-        self._engine.seed(int(children[-1].generate_state(1)[0]))
+        states, rest = seed_states(seed, len(variables))
+        self._engine.set_local(variables, states)
+        self._engine.seed(rest)
 
     def local_state(self) -> dict[str, NDArray[Any]]:
         self._engine.publish()
@@ -127,6 +123,14 @@ class KerasVector:
         return {
             f"{name}/{i}": one for name, group in groups.items() for i, one in enumerate(group)
         }
+
+
+def seed_states(seed: int, n: int) -> tuple[list[NDArray[np.uint32]], int]:
+    """Return the first states of ``n`` seed generators, and a seed for what else draws."""
+    children = np.random.SeedSequence(seed).spawn(n + 1)
+    numbers = [int(one.generate_state(1)[0]) for one in children]
+    # 31 bits fit the signed and unsigned types that the backends use
+    return [np.array([number >> 1, 0], np.uint32) for number in numbers[:n]], numbers[n]
 
 
 def value_of(variable: Any) -> NDArray[Any]:
