@@ -110,11 +110,13 @@ def predict(
     try:
         with closing(_chunks(points, adapter, n_draws)) as chunks:
             while found := together(comm, lambda: drawn.outputs_of(next(chunks, None))):
-                outputs, y = found
+                outputs, x, y = found
                 raw, part = exchange.all_draws(outputs)
                 rows = None if y is None else y[part]
                 step = partial(_columns, likelihood, raw, rows, quantiles, keep_draws)
                 columns = together(comm, step)
+                if x is not None:
+                    columns["input"] = x[part]
                 parts += exchange.gathered(columns)
     finally:
         adapter.set_flat(before)
@@ -171,6 +173,13 @@ def _part(rows: slice, array: Any) -> NDArray[Any]:
     return np.asarray(array)[rows]
 
 
+def _only_inputs(batches: list[Any]) -> NDArray[Any] | None:
+    """Inputs (n,) of a model that takes one number a sample."""
+    if isinstance(batches[0], list) or prod(batches[0].shape[1:]) != 1:
+        return None
+    return np.concatenate([one.reshape(len(one)) for one in batches])
+
+
 def _length(x: Any) -> int:
     return len(x[0] if isinstance(x, list) else x)
 
@@ -201,11 +210,15 @@ class _Drawn:
         self._vector = np.empty(adapter.manifest.size, np.float32)
         self._states: dict[int, Vector] = {}  # refreshed ones
 
-    def outputs_of(self, chunk: Chunk | None) -> tuple[Any, NDArray[Any] | None] | None:
-        """Outputs (draws, n, ...) float32 and the labels; None at the end of the data."""
+    def outputs_of(self, chunk: Chunk | None) -> tuple[Any, Any, Any] | None:
+        """Outputs (draws, n, ...) float32, inputs that are one number each, and the labels.
+
+        None for the last two where there are none; None at the end of the data.
+        """
         if chunk is None:
             return None
         first, batches, labels = chunk
+        inputs = _only_inputs(batches)
         found = []
         for number in self.numbers:
             self._load(number)
@@ -214,11 +227,11 @@ class _Drawn:
                 np.concatenate([self._output(x, seed, first + i) for i, x in enumerate(batches)])
             )
         if found:
-            return np.stack(found), labels
+            return np.stack(found), inputs, labels
         # What others compute has the shape of what the weights at hand give.
         shape = _plain(self._adapter.predict(batches[0])).shape[1:]
         n = sum(map(_length, batches))
-        return np.empty((0, n, *shape), np.float32), labels
+        return np.empty((0, n, *shape), np.float32), inputs, labels
 
     def _load(self, number: int) -> None:
         """Give the model the weights of a draw."""

@@ -148,7 +148,12 @@ def _write(job: Job, prediction: Prediction | None, ood: Prediction | None) -> N
         if job.options.plots:
             from nnlo.report.bayes_plots import write_all
 
-            write_all(prediction, ood, folder / "plots")
+            write_all(
+                prediction.columns,
+                folder / "plots",
+                outside=None if ood is None else ood.columns,
+                reliability=report.as_dict().get("reliability"),
+            )
     except OSError as error:
         raise ConfigError(
             f"--output must be a folder that can be written, got {folder} ({error}); free space "

@@ -22,7 +22,7 @@ _DECADES = 1e3  # the range from which matplotlib's own ticks of a logarithmic a
 def require() -> None:
     if find_spec("matplotlib") is None:
         raise ConfigError(
-            "figures of a search need matplotlib, got none; install it by pip install matplotlib"
+            "figures need matplotlib, got none; install it by pip install matplotlib"
         )
 
 

@@ -354,7 +354,7 @@ def test_without_matplotlib_only_the_figures_are_missing(tmp_path, monkeypatch, 
     records = course_of(0.5).records
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     assert "1 trial: 1 finished" in of(tmp_path).finish(Trials(records), records)
-    assert "figures of a search need matplotlib" in caplog.text
+    assert "figures need matplotlib" in caplog.text
     assert not (tmp_path / "plots").exists()
 
 
