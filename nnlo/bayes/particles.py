@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnlo.bayes.evaluate import Report, evaluate
 from nnlo.bayes.fit import Fit, FitSettings
+from nnlo.bayes.likelihood import Likelihood, likelihood_of
 from nnlo.bayes.method import Matrix, Method, Source
 from nnlo.bayes.posterior import Posterior, save
+from nnlo.bayes.predict import Points, Prediction, predict
+from nnlo.bayes.refresh import Refresh
 from nnlo.bayes.seeds import Purpose, derive
 from nnlo.bayes.team import Team
 from nnlo.data import Data
@@ -64,6 +68,7 @@ class Particles:
         self.history: History | None = None
         self.interrupted = ""
         self._trained: tuple[Method, Source] | None = None
+        self._data: Data | None = None
 
     @property
     def pids(self) -> Sequence[int]:
@@ -102,7 +107,35 @@ class Particles:
         finally:
             self.history, self.interrupted = fit.history, fit.interrupted
         self._trained = method, fit.source()
+        self._data = data
         return self.posterior
+
+    def predict(self, points: Points, **options: Any) -> Prediction | None:
+        """What the particles say of ``points``, on rank 0; collective, after ``fit``.
+
+        options: of ``nnlo.bayes.predict.predict``; noise: see ``likelihood_of``.
+        """
+        return predict(*self._asked(options), points, comm=self.team.comm, **options)
+
+    def evaluate(self, points: Points, **options: Any) -> Report | None:
+        """How good that is, on rank 0; collective, after ``fit``.
+
+        options: of ``nnlo.bayes.evaluate.evaluate`` (ood, samples); noise as in ``predict``.
+        """
+        return evaluate(*self._asked(options), points, comm=self.team.comm, **options)
+
+    def _asked(self, options: dict[str, Any]) -> tuple[Posterior, ModelAdapter, Likelihood]:
+        if self.posterior is None:
+            raise ConfigError(
+                "fit() must come before a prediction, got particles without training"
+            )
+        adapter = self.adapter
+        loss = self.builder.loss if self._loss is None else self._loss
+        is_torch = adapter.suffix == ".pt"
+        likelihood = likelihood_of(loss, is_torch=is_torch, noise=options.pop("noise", None))
+        if self.posterior.needs_refresh and adapter.manifest.n_state and self._data is not None:
+            options.setdefault("refresh", Refresh(adapter, self._data))
+        return self.posterior, adapter, likelihood
 
     def save(self, folder: str | Path) -> None:
         """Write what ``fit`` has left to ``folder``, for ``nnlo.bayes.load``; collective."""
