@@ -6,7 +6,8 @@ Schema 1::
     epochs          one object an epoch, in order:
                     epoch (from 1), loss and the other training metrics (means over the samples
                     applied in the epoch), val_loss ... (where validated), samples, time_s,
-                    samples_per_s, version, learning_rate, staleness (mean)
+                    samples_per_s, version, learning_rate, staleness (mean); of a variational
+                    model kl_weight, which the KL divergence counted in the loss at its end
     ranks           by rank (as text): a list of objects an epoch of the rank's own data:
                     epoch, loss ..., samples, steps, busy_s, wait_s; refused: updates that
                     were not finite and not sent (absent where there were none)

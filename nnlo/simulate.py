@@ -18,6 +18,7 @@ from nnlo.data import Data
 from nnlo.errors import ConfigError
 from nnlo.history import History
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.kl_schedule import plan_kl
 from nnlo.mpi.branch import Branch, BranchPlan
 from nnlo.mpi.evaluate import Background, evaluate
 from nnlo.mpi.frame import Frame, up_frame
@@ -41,6 +42,7 @@ _SETTINGS = (
     "seed",
     "validate_every",
     "monitor",
+    "kl_schedule",
 )
 
 
@@ -71,9 +73,9 @@ def simulate(
     nothing ready is passed over, and when the numbers end the others follow in turn. None:
     drawn at random from the seed. root_algo: as of ``MPIManager``. settings: num_epochs,
     synchronous, quorum, max_staleness, num_masters, num_processes (members of each worker),
-    seed, validate_every and monitor of ``RunSettings``. Without a master, n_workers is the
-    number of ranks. The model holds the final weights afterwards. Raises ConfigError where
-    ``MPIManager`` would for the same shape.
+    seed, validate_every, monitor and kl_schedule of ``RunSettings``. Without a master,
+    n_workers is the number of ranks. The model holds the final weights afterwards. Raises
+    ConfigError where ``MPIManager`` would for the same shape.
     """
     if unused := sorted(set(settings) - set(_SETTINGS)):
         raise ConfigError(
@@ -88,6 +90,9 @@ def simulate(
     check_shape(topology, run, algo, root_algo)
     crew = _Crew(_Desk(adapter), algo, data, run, n_workers, root_algo)
     weights = np.empty(adapter.manifest.size, np.float32)
+    kl = plan_kl(run.kl_schedule, adapter, data.n_samples)
+    if kl is not None:
+        adapter.weigh_kl(kl[0].at(0.0) / kl[1])
     adapter.get_flat(weights)
     root = _make_root(crew.desk, data, validation, run)
     link = Loopback()
@@ -120,6 +125,7 @@ def _make_root(desk: "_Desk", data: Data, validation: Data | None, run: RunSetti
         run.validate_every,
         run.monitor,
         larger_is_better(run.monitor),
+        kl=plan_kl(run.kl_schedule, desk.adapter, data.n_samples),
     )
     return Root(plan, Background(in_line=True))
 
@@ -186,6 +192,7 @@ class _Crew:
                 pulls=algo.pulls,
                 base_rate=adapter.learning_rate if algo.trains_locally else 1.0,
                 seed=int(seed),
+                kl=plan_kl(self._run.kl_schedule, adapter, self._data.n_samples),
             ),
         )
 

@@ -19,7 +19,7 @@ from nnlo.cli.training import make_algo, make_data
 from nnlo.data.folds import read_classes, whole_data
 from nnlo.errors import ConfigError
 from nnlo.model import ModelBuilder
-from nnlo.model.losses import metric_names
+from nnlo.model.losses import metric_names, variational_names
 from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_name
 from nnlo.optimize.conductor import Hear
 from nnlo.optimize.dimensions import Categorical, Dimension
@@ -161,14 +161,15 @@ def make_measure(
         named = tuple(getattr(own, "names", ())) or ("figure_of_merit",)
         return Measure(None, own, named), named
     loss = options.loss or builder.loss
-    known = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
+    measured = ("loss",) if loss is None else metric_names(loss, options.metrics or None)
     validates = has_val or options.n_fold > 1
-    known = (*known, *(f"val_{name}" for name in known if validates))
-    text = default_merit(known) if options.merit is None else options.merit
+    text = (
+        default_merit(_with_val(measured, validates)) if options.merit is None else options.merit
+    )
     names = tuple(part.strip() for part in text.split(","))
     merit = Merit.from_text(text, options.merit_epoch)
     if loss is not None:  # else the model alone knows its metrics
-        _check_metrics(options, merit, known)
+        _check_metrics(options, merit, measured, validates=validates)
     for one in names:
         if "-" not in one and ":" not in one and larger_is_better(one):
             raise ConfigError(
@@ -178,13 +179,22 @@ def make_measure(
     return Measure(merit), names
 
 
-def _check_metrics(options: OptimizeOptions, merit: Merit, known: Sequence[str]) -> None:
+def _with_val(names: Sequence[str], validates: bool) -> tuple[str, ...]:
+    return (*names, *(f"val_{name}" for name in names if validates))
+
+
+def _check_metrics(
+    options: OptimizeOptions, merit: Merit, measured: Sequence[str], *, validates: bool
+) -> None:
     """Raise ConfigError for a metric that no training will have."""
+    known = _with_val(measured, validates)
+    possible = _with_val(variational_names(measured), validates)
 
     def having(metric: str) -> Sequence[str]:
-        # Those of a model with several outputs are numbered.
+        # Those of a model with several outputs are numbered; whether there are variational
+        # layers is known once a trial has built its model.
         metric = metric.strip()
-        return (*known, metric) if re.sub(r"_\d+$", "", metric) in known else known
+        return (*known, metric) if re.sub(r"_\d+$", "", metric) in possible else known
 
     for term in merit.terms:
         if term.metric not in _OF_THE_WORK:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from nnlo.algo.base import Algorithm
+from nnlo.model.kl_schedule import plan_kl
 from nnlo.mpi import ulfm
 from nnlo.mpi.agenda import Position, Share, own_share
 from nnlo.mpi.branch import Branch, BranchPlan, load_branch_state
@@ -282,6 +283,7 @@ class Parts:
                 version=prepared.version,
                 sends_state=self.job.settings.checkpoint is not None,
                 seed=int(seed),
+                kl=plan_kl(self.job.settings.kl_schedule, adapter, self.job.data.n_samples),
             ),
             spans=self.spans,
         )

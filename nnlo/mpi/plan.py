@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nnlo.algo.base import Vector
 from nnlo.history import Record
+from nnlo.model.kl_schedule import KlSchedule
 from nnlo.mpi.master import Master
 from nnlo.mpi.stopping import EarlyStopping, Target
 
@@ -40,7 +41,8 @@ class RootPlan:
     may bring the state S of the weights, a snapshot that is its own, up to date.
     validate_every: epochs. monitor: the metric whose best weights are kept; larger_is_better:
     of it. checkpoint_every: epochs. stoppers: end the run when reached. max_refused: messages
-    in a row that bring refusals alone, which end the run. number: by which users know a rank."""
+    in a row that bring refusals alone, which end the run. number: by which users know a rank.
+    kl: of a variational model: what the KL divergence counts, and the samples of all data."""
 
     n_samples: int
     n_epochs: int
@@ -54,3 +56,4 @@ class RootPlan:
     listeners: tuple[Listener, ...] = ()
     max_refused: int = 10
     number: Callable[[int], int] = int
+    kl: tuple[KlSchedule, int] | None = None

@@ -56,10 +56,13 @@ class Member(Worker):
     ) -> Generator[Frame, Frame, bool]:
         """Train until no member has data of ``epoch``; True where the run has ended."""
         local = self._plan.trains_locally
+        whole = None if self._kl is None else self._data.n_batches(self._data.shard_index)
         while True:
             self._sums[:] = 0.0
             # Gradients at equal weights may be summed up before they are reduced.
             for index, batch in islice(batches, 1 if local else self._plan.sync_every):
+                if self._kl is not None:
+                    self._kl.begin(epoch, index, whole)
                 self._take(batch, epoch, index)
                 self._position = after(epoch, index, self._end)
                 if not np.isfinite(self._sums[1]):
@@ -137,6 +140,8 @@ class Member(Worker):
             self._adapter.apply_gradient(reduced.vector)
         else:
             self._adapter.set_flat(reduced.vector)
+        if self._kl is not None:
+            self._kl.state_came(reduced.vector)
 
     def _collect(self) -> None:
         self._sums[:] = self._done

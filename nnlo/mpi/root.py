@@ -196,6 +196,9 @@ class Root:
             "learning_rate": master.half.learning_rate,
             "staleness": float(staleness / max(n_updates, 1)),
         }
+        if self._plan.kl is not None:
+            schedule, n_samples = self._plan.kl
+            record["kl_weight"] = schedule.before(epoch) / n_samples
         self._sums[:] = 0.0
         self._staleness[:] = 0.0
         self._epoch_started = now

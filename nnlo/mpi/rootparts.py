@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from nnlo.checkpoint import CheckpointStore
+from nnlo.model.kl_schedule import plan_kl
 from nnlo.mpi.evaluate import Background, evaluate
 from nnlo.mpi.parts import Parts
 from nnlo.mpi.plan import Listener, RootPlan
@@ -17,6 +18,7 @@ from nnlo.mpi.stopping import EarlyStopping, Target, larger_is_better, metric_na
 def make_root(parts: Parts, listeners: Sequence[Listener]) -> Root:
     """The observer of rank 0. Raises what is to be said of the settings before the start."""
     settings, prepared = parts.job.settings, parts.prepared
+    n_samples = parts.job.data.n_samples
     names = prepared.adapter.metric_names
     # Where this rank trains as well, its one model can't be validated at the same time.
     background = Background(parts.rank in parts.topology.trainers, parts.spans)
@@ -30,7 +32,7 @@ def make_root(parts: Parts, listeners: Sequence[Listener]) -> Root:
     if settings.target_metric:
         stoppers.append(Target.parse(settings.target_metric, known))
     plan = RootPlan(
-        n_samples=parts.job.data.n_samples,
+        n_samples=n_samples,
         n_epochs=settings.num_epochs,
         metric_names=names,
         validate=_validator(parts, background),
@@ -42,6 +44,7 @@ def make_root(parts: Parts, listeners: Sequence[Listener]) -> Root:
         listeners=tuple(listeners),
         max_refused=settings.max_refused,
         number=parts.topology.number,
+        kl=plan_kl(settings.kl_schedule, prepared.adapter, n_samples),
     )
     return Root(plan, background, _saver(parts, background))
 

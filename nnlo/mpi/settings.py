@@ -7,6 +7,7 @@ from typing import Any
 
 from nnlo.algo.base import Algorithm
 from nnlo.errors import ConfigError
+from nnlo.model.kl_schedule import KlSchedule
 from nnlo.mpi import ulfm
 from nnlo.mpi.protocol import MasterProtocol
 from nnlo.mpi.topology import Topology
@@ -41,6 +42,7 @@ class RunSettings:
     on_worker_error: "abort" ends the run when a worker's code raises, "continue" goes on
         without that worker.
     max_refused: non-finite updates in a row after which the run ends.
+    kl_schedule: of a variational model, see ``KlSchedule.parse``; None: constant.
     """
 
     num_epochs: int = 1
@@ -65,6 +67,7 @@ class RunSettings:
     suspect_after: float = 60.0
     on_worker_error: str = "abort"
     max_refused: int = 10
+    kl_schedule: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_epochs", "validate_every", "checkpoint_interval"):
@@ -83,6 +86,8 @@ class RunSettings:
                 f"suspect_after must be seconds, not negative, got {self.suspect_after}; "
                 "0 waits for ever"
             )
+        if self.kl_schedule is not None:
+            KlSchedule.parse(self.kl_schedule)
         if self.spares < 0 or self.max_refused < 1:
             raise ConfigError(
                 "spares must not be negative and max_refused be at least 1, "

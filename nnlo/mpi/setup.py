@@ -16,6 +16,7 @@ from nnlo.data import Data
 from nnlo.errors import CheckpointError, ConfigError, ModelError, NNLOError, WorkerFailed
 from nnlo.model import build_adapter
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.kl_schedule import plan_kl
 from nnlo.model.own_training import NO_GRADIENT, NO_TEST_STEP
 from nnlo.mpi import link, ulfm
 from nnlo.mpi.fence import Process, Registry
@@ -43,6 +44,9 @@ def build(comm: "MPI.Intracomm | None", job: Job, topology: Topology) -> Built:
     job.data.set_files(job.train_list)
     job.data.set_counts(counts)
     together(comm, lambda: _compare(comm, adapter))
+    kl = together(comm, lambda: plan_kl(job.settings.kl_schedule, adapter, job.data.n_samples))
+    if kl is not None:  # in the first weights, which are validated and merged before all have it
+        adapter.weigh_kl(kl[0].at(0.0) / kl[1])
     base_rate = adapter.learning_rate if job.algo.trains_locally else 1.0
     return Built(adapter, validation, checkpoint, base_rate)
 

@@ -15,6 +15,7 @@ from nnlo.algo import kernels
 from nnlo.algo.base import State, Vector, WorkerHalf
 from nnlo.data import Data
 from nnlo.model.adapter import Batch, ModelAdapter, Sums
+from nnlo.model.kl_schedule import KlWeight
 from nnlo.mpi.agenda import Agenda, Share, Stint, after, own_share, unpack
 from nnlo.mpi.failure import describe, write_failure
 from nnlo.mpi.frame import (
@@ -73,6 +74,7 @@ class Worker:
         self._is_joint = False  # whether what is in the frame is that of a ring
         self._saved: bytes = b""
         self._rate: float | None = None
+        self._kl = None if plan.kl is None else KlWeight(adapter, *plan.kl)
 
     def run(self, weights: Vector) -> Generator[Frame, Frame, None]:
         """Train from the master's ``weights``, shape (manifest.size,), until it says FINAL.
@@ -102,8 +104,11 @@ class Worker:
         self._data.set_shard(stint.shard, self._data.n_shards)
         n_batches = None if stint.stop is None else stint.stop - stint.start
         end = self._data.n_batches(stint.shard) if stint.stop is None else stint.stop
+        whole = None if self._kl is None else self._data.n_batches(stint.shard)
         with closing(self._data.epoch(stint.epoch, stint.start)) as batches:
             for index, batch in enumerate(islice(batches, n_batches), stint.start):
+                if self._kl is not None:
+                    self._kl.begin(stint.epoch, index, whole)
                 self._train(batch, stint.epoch, index)
                 self._share, self._position = stint.share, after(stint.epoch, index, end)
                 if self._is_due() and (yield from self._exchange()):
@@ -280,6 +285,8 @@ class Worker:
             if start is not trainable:
                 weights = np.concatenate([start, weights[n:]])
         self._adapter.set_flat(weights)
+        if self._kl is not None:
+            self._kl.state_came(weights)
 
     def _reset(self) -> None:
         self._up.tail[:] = 0.0

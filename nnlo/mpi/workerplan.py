@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from nnlo.algo.base import Vector, WorkerHalf
 from nnlo.checkpoint import part
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.kl_schedule import KlSchedule
 from nnlo.mpi.agenda import Position
 
 
@@ -18,7 +19,9 @@ class WorkerPlan:
     says, or gradients. pulls: whether it asks for the master's weights before each update.
     start: where in its data it begins, or None for a spare, which waits for another's data;
     version: of the weights it begins with. sends_state: whether checkpoints need its local
-    state. seed: of the random layers of a ring's member, which begin anew with each epoch."""
+    state. seed: of the random layers of a ring's member, which begin anew with each epoch.
+    kl: what the divergence of a variational model counts, with the samples of all data; None
+    for other models."""
 
     n_epochs: int
     sync_every: int = 1
@@ -29,6 +32,7 @@ class WorkerPlan:
     version: int = 0
     sends_state: bool = False
     seed: int = 0
+    kl: tuple[KlSchedule, int] | None = None
 
 
 def load_worker_state(

@@ -227,6 +227,7 @@ def test_without_validation_data_there_is_no_metric_of_it(tmp_path):
         {"merit": "1-val_accuracy_2", "target_metric": "accuracy_1,>,0.9"},
         {"merit": "val_top_k:max", "metrics": ("top_k",), "best_metric": "val_top_k"},
         {"merit": "time_s,n_weights,samples_per_s:max"},
+        {"merit": "val_nll", "early_stopping": "val_nll,~<,4", "best_metric": "val_kl"},
     ],
 )
 def test_metrics_are_known_by_all_their_names(tmp_path, options):

@@ -20,6 +20,7 @@ class LinearModel:
     metric_names = ("loss",)
     has_gradient = True
     has_test_step = True
+    is_variational = False
     learning_rate = 0.1
 
     def __init__(self, with_state: bool = True) -> None:
