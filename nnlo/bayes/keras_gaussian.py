@@ -6,10 +6,16 @@ from math import log, pi
 from typing import Any, get_args
 
 import keras
+import numpy as np
 from keras import ops
 
+from nnlo.bayes.gaussians import rho_of
 from nnlo.bayes.priors import Moped, Normal, Prior, ScaleMixture
 from nnlo.errors import ConfigError
+from nnlo.model.keras_vector import value_of
+
+LEAST_SIGMA = 1e-6
+"""Of a posterior that begins at a share of its weight, which may be 0."""
 
 SMALLEST_RHO = -15.0
 """Below this, softplus(rho) is exp(rho) to float32, so that its logarithm is rho."""
@@ -63,6 +69,14 @@ class GaussianTensor:
         mask = fixed("mask", shape, 1.0) if masked else None
         return cls(loc, rho, prior, mask, prior_loc, prior_scale)
 
+    def begin_at(self, values: Any) -> None:
+        """Set the means; with a Moped prior also sigma = delta |values| and the prior's centre."""
+        self.loc.assign(values)
+        if isinstance(self.prior, Moped):
+            sigma = np.maximum(self.prior.delta * np.abs(value_of(self.loc)), LEAST_SIGMA)
+            self.rho.assign(rho_of(sigma))
+            self.prior_loc.assign(values)  # type: ignore[union-attr]
+
     def mean(self) -> Any:
         """Return the means, masked."""
         return self._masked(ops.convert_to_tensor(self.loc))
@@ -71,19 +85,19 @@ class GaussianTensor:
         """Return the standard deviations, not masked."""
         return ops.softplus(self.rho)
 
-    def noise(self, sigma: Any, seed: Any) -> Any:
-        """Return sigma eps with eps ~ N(0, 1), masked."""
-        return self._masked(sigma * keras.random.normal(self.loc.shape, seed=seed))
+    def deviation(self, sigma: Any, seed: Any) -> Any:
+        """Draw what the weights differ by from their means, masked."""
+        return self._masked(sigma * self._eps(seed))
 
     def kl(self, sigma: Any, seed: Any) -> Any:
         """Return the KL divergence from the prior in nats, a scalar.
 
         Closed form for Gaussian priors; for a scale mixture, E[log prior] is estimated by one
-        sample of each weight, drawn by ``seed``.
+        sample of each weight, drawn by ``seed``, or the same each time for None.
         """
         loc, log_sigma = ops.convert_to_tensor(self.loc), self._log_sigma(sigma)
         if isinstance(self.prior, ScaleMixture):
-            weights = loc + sigma * keras.random.normal(self.loc.shape, seed=seed)
+            weights = loc + sigma * self._eps(seed)
             each = -log_sigma - 0.5 * (1 + log(2 * pi)) - _mixture_log_prob(self.prior, weights)
         else:
             scale = self.prior.scale if self.prior_scale is None else self.prior_scale
@@ -91,6 +105,13 @@ class GaussianTensor:
             squares = ops.square(loc - center) + ops.square(sigma)
             each = squares / (2 * scale**2) - log_sigma + (ops.log(scale) - 0.5)
         return ops.sum(self._masked(each))
+
+    def _eps(self, seed: Any) -> Any:
+        if seed is not None:
+            return keras.random.normal(self.loc.shape, seed=seed)
+        # the same on every backend
+        fixed = np.random.default_rng(0).standard_normal(self.loc.shape, dtype=np.float32)
+        return ops.convert_to_tensor(fixed)
 
     def _masked(self, values: Any) -> Any:
         return values if self.mask is None else values * self.mask

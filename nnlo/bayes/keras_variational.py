@@ -13,8 +13,6 @@ from nnlo.errors import ConfigError
 MEAN_STDDEV = 0.1
 RHO_MEAN, RHO_STDDEV = -3.0, 0.1
 """First rho: sigma is about 0.05."""
-FIXED_SEED = 0
-"""Of what must be the same each time, outside training."""
 
 
 class Variational(keras.Layer):  # type: ignore[misc]
@@ -101,7 +99,7 @@ class Variational(keras.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         sigmas = {name: one.sigma() for name, one in self.tensors.items()}
-        self.add_loss(self.kl_weight * self._kl(sigmas, self._kl_seed(training)))
+        self.add_loss(self.kl_weight * self._kl(sigmas, self.seed_generator if training else None))
         if training:
             outputs = self._sampled(inputs, sigmas)
         else:
@@ -109,14 +107,24 @@ class Variational(keras.Layer):  # type: ignore[misc]
             outputs = self._plus(outputs, self._mean_bias())
         return outputs if self.activation is None else self.activation(outputs)
 
-    def kl_divergence(self, training: bool | None = None) -> Any:
+    def kl_divergence(self) -> Any:
         """Return KL(q || prior) over all Gaussian weights of the layer in nats, a scalar tensor.
 
-        With a prior without closed form it is estimated by noise, fresh if ``training``, else
-        the same each time.
+        With a scale mixture it is estimated by one sample of each weight, the same each time;
+        the loss in training has fresh ones.
         """
-        sigmas = {name: one.sigma() for name, one in self.tensors.items()}
-        return self._kl(sigmas, self._kl_seed(training))
+        return self._kl({name: one.sigma() for name, one in self.tensors.items()}, None)
+
+    def begin_at(self, kernel: Any, bias: Any | None) -> None:
+        """Take means from weights that are there, in the shapes of the built layer's own.
+
+        With a Moped prior this sets the scales and the prior too. bias: None without one.
+        """
+        self.tensors["kernel"].begin_at(kernel)
+        if "bias" in self.tensors:
+            self.tensors["bias"].begin_at(bias)
+        elif self.bias is not None:
+            self.bias.assign(bias)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -143,9 +151,6 @@ class Variational(keras.Layer):  # type: ignore[misc]
         """Return the outputs of a kernel without bias."""
         return self.convolution_op(inputs, kernel)
 
-    def _kl_seed(self, training: bool | None) -> Any:
-        return self.seed_generator if training else FIXED_SEED
-
     def _kl(self, sigmas: dict[str, Any], seed: Any) -> Any:
         return sum(one.kl(sigmas[name], seed) for name, one in self.tensors.items())
 
@@ -153,8 +158,8 @@ class Variational(keras.Layer):  # type: ignore[misc]
         tensor = self.tensors.get("bias")
         return self.bias if tensor is None else tensor.mean()
 
-    def _noise(self, name: str, sigmas: dict[str, Any]) -> Any:
-        return self.tensors[name].noise(sigmas[name], self.seed_generator)
+    def _deviation(self, name: str, sigmas: dict[str, Any]) -> Any:
+        return self.tensors[name].deviation(sigmas[name], self.seed_generator)
 
     def _plus(self, outputs: Any, bias: Any) -> Any:
         if bias is None:
@@ -172,10 +177,10 @@ class Reparameterization(Variational):
     """One draw of the weights for the whole batch (Kingma and Welling 2014, section 2.4)."""
 
     def _sampled(self, inputs: Any, sigmas: dict[str, Any]) -> Any:
-        kernel = self.tensors["kernel"].mean() + self._noise("kernel", sigmas)
+        kernel = self.tensors["kernel"].mean() + self._deviation("kernel", sigmas)
         bias = self._mean_bias()
         if "bias" in sigmas:
-            bias = bias + self._noise("bias", sigmas)
+            bias = bias + self._deviation("bias", sigmas)
         return self._plus(self._linear(inputs, kernel), bias)
 
 
@@ -194,9 +199,9 @@ class Flipout(Variational):
 
     def _sampled(self, inputs: Any, sigmas: dict[str, Any]) -> Any:
         flipped = inputs * self._signs(inputs) if self.flips_inputs else inputs
-        deviation = self._linear(flipped, self._noise("kernel", sigmas))
+        deviation = self._linear(flipped, self._deviation("kernel", sigmas))
         if "bias" in sigmas:
-            deviation = self._plus(deviation, self._noise("bias", sigmas))
+            deviation = self._plus(deviation, self._deviation("bias", sigmas))
         outputs = self._linear(inputs, self.tensors["kernel"].mean())
         outputs = outputs + deviation * self._signs(deviation)
         return self._plus(outputs, self._mean_bias())
