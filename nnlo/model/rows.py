@@ -9,15 +9,23 @@ from numpy.typing import NDArray
 
 from nnlo.errors import ModelError
 from nnlo.model.adapter import ModelAdapter
-from nnlo.model.batch import as_arrays
 from nnlo.model.manifest import Manifest
 
 Matrix = NDArray[np.float32]
 """2-D C-contiguous float32 array, one row for each weight vector."""
 
-
 LARGE_BATCH = 4096
 """Samples that go through a model at once, those of all rows together."""
+
+BUSY = 32_000
+"""Floating-point operations per sample and weight tensor of a forward pass that keep a core busy
+with one row.
+
+Beyond, on a CPU, stacked matrix products cost more than the calls they save, and stacked
+convolutions up to three times as much as single ones (x86, torch 2.13 and JAX 0.10).
+"""
+
+BUSY_ALONE = "its layers are large enough to keep a core busy with one row"
 
 
 class Rows(Protocol):
@@ -117,7 +125,7 @@ class LoopRows:
         self._adapter = adapter
         self._vector = np.empty(adapter.manifest.size, np.float32)
         self._result = np.empty_like(self._vector)
-        self._counts = any(name.startswith("local/") for name in adapter.local_state())
+        self._counts = _has_counters(adapter)
 
     def gradients(
         self,
@@ -242,6 +250,13 @@ def _batched(adapter: ModelAdapter) -> Batched | None:
         from nnlo.model.torch_rows import TorchRows
 
         return TorchRows(adapter)
+    keras_adapter = sys.modules.get("nnlo.model.keras_adapter")
+    keras_jax = sys.modules.get("nnlo.model.keras_jax")
+    if keras_adapter is not None and isinstance(adapter, keras_adapter.KerasAdapter):
+        if keras_jax is not None and isinstance(adapter.engine, keras_jax.JaxEngine):
+            from nnlo.model.keras_jax_rows import KerasJaxRows
+
+            return KerasJaxRows(adapter)
     return None
 
 
@@ -272,8 +287,8 @@ def check_sides(
     """Raise ModelError unless seeds and, where not shared, arrays have an entry for each row."""
     found = {"seeds": len(seeds)}
     if not shared:
-        found |= {f"array {i} of x": len(one) for i, one in enumerate(as_arrays(x))}
-        found |= {f"array {i} of y": len(one) for i, one in enumerate(as_arrays(y))}
+        found |= {f"array {i} of x": len(one) for i, one in enumerate(_listed(x))}
+        found |= {f"array {i} of y": len(one) for i, one in enumerate(_listed(y))}
     for name, length in found.items():
         if length != n_rows:
             raise ModelError(
@@ -282,13 +297,32 @@ def check_sides(
             )
 
 
+def _has_counters(adapter: ModelAdapter) -> bool:
+    """Whether a local state has more than random states, which a seed sets."""
+    states = []
+    for seed in (1, 2):
+        adapter.seed(seed)
+        states.append(adapter.local_state())
+    names = [name for name in states[0] if name.startswith("local/")]
+    return any(np.array_equal(states[0][name], states[1][name]) for name in names)
+
+
 def _at(side: Any, row: int) -> Any:
     """Return one row's part of a side of a batch."""
     return [one[row] for one in side] if isinstance(side, list | tuple) else side[row]
 
 
 def _n_samples(x: Any, shared: bool) -> int:
-    return int(as_arrays(x)[0].shape[0 if shared else 1])
+    return int(np.shape(_listed(x)[0])[0 if shared else 1])
+
+
+def _listed(side: Any) -> list[Any]:
+    return list(side) if isinstance(side, list | tuple) else [side]
+
+
+def taken(side: Sequence[Any], rows: int | slice) -> list[Any]:
+    """Return what some rows have of the arrays of a side, shape (P, B, ...) each."""
+    return [one[rows] for one in side]
 
 
 def pieces(n_rows: int, n_samples: int) -> Iterator[slice]:

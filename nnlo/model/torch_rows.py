@@ -17,16 +17,9 @@ from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnlo.model.manifest import Entry
-from nnlo.model.rows import Matrix, join, pieces
+from nnlo.model.rows import BUSY, BUSY_ALONE, Matrix, join, pieces
 from nnlo.model.torch_adapter import TorchAdapter
 from nnlo.model.torch_flat import tensor_of
-
-BUSY = 32_000
-"""Floating-point operations per sample and weight tensor that keep a core busy with one row.
-
-Beyond, stacked matrix products cost more than the calls they save, and stacked convolutions
-twice as much as single ones (x86, torch 2.13).
-"""
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, UserWarning)
 """What torch raises where vmap cannot go: random numbers, decisions that depend on data..."""
@@ -55,7 +48,7 @@ class TorchRows:
         """See ``Batched``."""
         sides = self._sides(x, y)
         if sides[0][0].device.type == "cpu" and self._work(*_taken(sides, 0, shared)) > BUSY:
-            return "its layers are large enough to keep a core busy with one row"
+            return BUSY_ALONE
         two = slice(0, 2)
         try:
             with warnings.catch_warnings():
