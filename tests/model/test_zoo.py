@@ -12,17 +12,44 @@ from nnlo.optimize.space import Space
 
 # of Keras where it turns variables and tensors into arrays
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-INPUTS = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+INPUTS = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "bnn_cifar10": (32, 32, 3)}
+SIZES = {
+    "bnn_conv_flip": 128_714,
+    "bnn_conv_nonflip": 128_714,
+    "bnn_fc_flip": 101_066,
+    "bnn_fc_nonflip": 101_066,
+    "cnn_conv": 127_114,
+    "cnn_fc": 50_890,
+    "bnn_cifar10": 1_100_554,
+}
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist", "mnist_torch", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "mnist_torch", "cifar10", *SIZES])
 def test_zoo_model_gives_ten_classes(name):
     pytest.importorskip("torch" if "torch" in name else "keras")
     builder = load_builder(name)
     adapter = build_adapter(builder, seed=0)
-    shape = INPUTS[name.removesuffix("_torch")]
+    shape = INPUTS.get(name, (28, 28, 1))
     assert builder.name == name
     assert adapter.predict(np.zeros((2, *shape), np.float32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_networks_made_for_comparison_have_the_published_number_of_weights(name):
+    pytest.importorskip("keras")
+    assert build_adapter(load_builder(name)).manifest.n_trainable == SIZES[name]
+
+
+@pytest.mark.parametrize("name", ["bnn_conv_flip", "bnn_fc_nonflip"])
+def test_networks_with_gaussian_weights_train_by_zoo_name(name):
+    pytest.importorskip("keras")
+    adapter = build_adapter(load_builder(name), optimizer="adam", seed=0)
+    rng = np.random.default_rng(0)
+    labels = np.eye(10, dtype=np.float32)[rng.integers(0, 10, 32)]
+    images = labels.argmax(axis=1)[:, None, None, None] / 10 + np.zeros((1, 28, 28, 1))
+    rows = [adapter.train_step((images.astype(np.float32), labels)) for _ in range(3)]
+    assert adapter.metric_names == ("loss", "nll", "kl", "accuracy")
+    assert rows[2][3] < rows[0][3]  # the weight of 1 of the divergence is far above the data's
 
 
 def space_of(builder):

@@ -1,0 +1,58 @@
+"""MNIST digits: a variational convolution by reparameterization, and a dense layer."""
+
+import keras
+from keras import layers
+from skopt.space import Integer, Real
+
+from nnlo.bayes.keras_layers import Conv2DReparameterization
+from nnlo.bayes.priors import Normal
+
+
+def get_model(nb_filters=64, kernel_size=5, prior_scale=1.0):
+    """Return a network from (28, 28, 1) to the probabilities of 10 classes.
+
+    The weights of the first layer are Gaussian, with the prior N(0, prior_scale^2).
+    """
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            Conv2DReparameterization(
+                nb_filters,
+                kernel_size,
+                padding="same",
+                activation="relu",
+                prior=Normal(scale=prior_scale),
+            ),
+            layers.MaxPooling2D(2, padding="same"),
+            layers.Flatten(),
+            layers.Dense(10, activation="softmax"),
+        ],
+        name="bnn_conv_nonflip",
+    )
+
+
+get_model.parameter_range = [
+    Integer(8, 128, prior="log-uniform", name="nb_filters"),
+    Integer(2, 8, name="kernel_size"),
+    Real(0.1, 2.0, prior="log-uniform", name="prior_scale"),
+]
+
+
+def get_name():
+    return "bnn_conv_nonflip"
+
+
+def get_loss():
+    return "categorical_crossentropy"
+
+
+def get_train():
+    from nnlo.data.fetch import dataset_files
+
+    return dataset_files("mnist")[0]
+
+
+def get_val():
+    from nnlo.data.fetch import dataset_files
+
+    return dataset_files("mnist")[1]
