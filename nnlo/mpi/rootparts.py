@@ -26,6 +26,8 @@ def make_root(parts: Parts, listeners: Sequence[Listener]) -> Root:
     monitor = settings.monitor
     if monitor != RunSettings.monitor:  # the default is unused without validation
         monitor = metric_name(monitor, known)
+    elif prepared.adapter.is_variational:
+        monitor = "val_nll"  # the loss of an epoch depends on how much the divergence weighs in it
     stoppers: list[EarlyStopping | Target] = []
     if settings.early_stopping:
         stoppers.append(EarlyStopping.parse(settings.early_stopping, known))

@@ -29,7 +29,8 @@ class RunSettings:
     seed: >= 0; of initial weights, order of samples and random layers.
     metrics: names beside the loss; None for what fits the loss.
     validate_every, checkpoint_interval: epochs.
-    monitor: the validation metric whose best weights are kept.
+    monitor: the validation metric whose best weights are kept; for "val_loss" a variational
+        model takes "val_nll".
     recalibrate: training batches from which the state S (BatchNorm statistics) of validated and
         final weights is taken anew; 0 keeps the one that training has left.
     early_stopping: "metric,[~]<|>,patience". target_metric: "metric,<|>,value".
