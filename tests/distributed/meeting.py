@@ -1,6 +1,7 @@
 """SVGD of eight small networks on 1, 2, 4 and 8 ranks of this job, both ways; not a test.
 
-Writes the weights of each arrangement, "<ranks>-<exchange>", to the file that is named.
+Writes the weights of each arrangement, "<ranks>-<exchange>", to the file that is named; those of
+4 ranks of which two share each particle are "groups-<exchange>".
 """
 
 import sys
@@ -30,8 +31,8 @@ class Sine(Data):
         return x, (np.sin(x) + 0.1 * r.normal(size=x.shape)).astype(np.float32)
 
 
-def train(comm: Any, exchange: str) -> np.ndarray:
-    particles = Particles(Net(), N, comm=comm, loss="mse", seed=3)
+def train(comm: Any, exchange: str, group_size: int = 1) -> np.ndarray:
+    particles = Particles(Net(), N, comm=comm, loss="mse", group_size=group_size, seed=3)
     data = Sine(batch_size=20)
     data.set_files(["sine"])
     method = SVGD(learning_rate=0.01, groups="layer", exchange=exchange)
@@ -49,6 +50,8 @@ def main() -> None:
         for exchange in ("allgather", "transpose"):
             if world.rank < n_ranks:
                 found[f"{n_ranks}-{exchange}"] = train(part, exchange)
+            if world.rank < n_ranks == 4:
+                found[f"groups-{exchange}"] = train(part, exchange, group_size=2)
         part.Free()
         link.barrier(world)
     if world.rank == 0:

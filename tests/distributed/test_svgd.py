@@ -19,7 +19,7 @@ def test_a_network_has_one_posterior_on_1_2_4_and_8_ranks_both_ways(launch, tmp_
     ended = launch(words).ended(280)
     assert ended.code == 0, ended.output
     with np.load(file) as found:
-        assert len(found.files) == 8
+        assert len(found.files) == 10
         alone = found["1-allgather"]
         assert alone.std(axis=0).min() > 0.01  # no two particles are alike
         for name in found.files:
