@@ -17,7 +17,8 @@ from nnlo.model.keras_adapter import KerasAdapter
 from nnlo.model.keras_jax import JaxEngine
 from nnlo.model.keras_network import seed_variables
 from nnlo.model.keras_vector import seed_states
-from nnlo.model.rows import BUSY, BUSY_ALONE, Matrix, join, pieces, taken
+from nnlo.model.row_arrays import Matrix, join, pieces, taken
+from nnlo.model.rows import BUSY, BUSY_ALONE
 
 FAILURES = (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError)
 """What JAX raises where vmap cannot go."""

@@ -1,7 +1,7 @@
 """Gradients and outputs of many weight vectors of one model: one row of a matrix each."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,13 +9,9 @@ from numpy.typing import NDArray
 
 from nnlo.errors import ModelError
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.batch import is_empty
 from nnlo.model.manifest import Manifest
-
-Matrix = NDArray[np.float32]
-"""2-D C-contiguous float32 array, one row for each weight vector."""
-
-LARGE_BATCH = 4096
-"""Samples that go through a model at once, those of all rows together."""
+from nnlo.model.row_arrays import Matrix, at, check_matrices, check_sides, join
 
 BUSY = 32_000
 """Floating-point operations per sample and weight tensor of a forward pass that keep a core busy
@@ -150,7 +146,7 @@ class LoopRows:
             if row and before:
                 self._adapter.load_local_state(before)
             self._adapter.seed(int(seed))
-            batch = (x, y) if shared else (_at(x, row), _at(y, row))
+            batch = (x, y) if shared else (at(x, row), at(y, row))
             sums[row] = self._adapter.gradient(batch, self._result)
             out[row] = self._result[:n]
             state[row] = self._result[n:]
@@ -210,7 +206,7 @@ class TriedRows:
         """See ``Rows``."""
         check_matrices(self.manifest, weights, state, out)
         check_sides(x, y, seeds, len(weights), shared=shared)
-        if _n_samples(x, shared) == 0:
+        if is_empty((x, y) if shared else (at(x, 0), at(y, 0))):
             out[:] = 0.0
             return np.zeros((len(weights), 1 + len(self.metric_names)))
         chosen = self._choose("gradients", weights, state, x, y, shared=shared)
@@ -260,43 +256,6 @@ def _batched(adapter: ModelAdapter) -> Batched | None:
     return None
 
 
-def check_matrices(
-    manifest: Manifest, weights: Matrix, state: Matrix, out: Matrix | None = None
-) -> None:
-    """Raise ModelError unless the matrices have the shapes that ``Rows`` asks for."""
-    n_rows = len(weights)
-    matrices = [("weights", weights, manifest.n_trainable), ("state", state, manifest.n_state)]
-    if out is not None:
-        matrices.append(("out", out, manifest.n_trainable))
-    for name, matrix, width in matrices:
-        if matrix.shape != (n_rows, width) or matrix.dtype != np.float32:
-            raise ModelError(
-                f"{name} must be float32 of shape ({n_rows}, {width}), got {matrix.dtype} of "
-                f"shape {matrix.shape}; make it by np.empty(({n_rows}, {width}), np.float32)"
-            )
-        if not matrix.flags.c_contiguous or n_rows == 0:
-            raise ModelError(
-                f"{name} must be contiguous with one row or more, got shape {matrix.shape} and "
-                f"strides {matrix.strides}; copy it by np.ascontiguousarray"
-            )
-
-
-def check_sides(
-    x: Any, y: Any, seeds: Sequence[int] | NDArray[np.uint64], n_rows: int, *, shared: bool
-) -> None:
-    """Raise ModelError unless seeds and, where not shared, arrays have an entry for each row."""
-    found = {"seeds": len(seeds)}
-    if not shared:
-        found |= {f"array {i} of x": len(one) for i, one in enumerate(_listed(x))}
-        found |= {f"array {i} of y": len(one) for i, one in enumerate(_listed(y))}
-    for name, length in found.items():
-        if length != n_rows:
-            raise ModelError(
-                f"{name} must have an entry for each of the {n_rows} rows, got {length}; "
-                "give one for each, or batches with shared=True"
-            )
-
-
 def _has_counters(adapter: ModelAdapter) -> bool:
     """Whether a local state has more than random states, which a seed sets."""
     states = []
@@ -305,38 +264,3 @@ def _has_counters(adapter: ModelAdapter) -> bool:
         states.append(adapter.local_state())
     names = [name for name in states[0] if name.startswith("local/")]
     return any(np.array_equal(states[0][name], states[1][name]) for name in names)
-
-
-def _at(side: Any, row: int) -> Any:
-    """Return one row's part of a side of a batch."""
-    return [one[row] for one in side] if isinstance(side, list | tuple) else side[row]
-
-
-def _n_samples(x: Any, shared: bool) -> int:
-    return int(np.shape(_listed(x)[0])[0 if shared else 1])
-
-
-def _listed(side: Any) -> list[Any]:
-    return list(side) if isinstance(side, list | tuple) else [side]
-
-
-def taken(side: Sequence[Any], rows: int | slice) -> list[Any]:
-    """Return what some rows have of the arrays of a side, shape (P, B, ...) each."""
-    return [one[rows] for one in side]
-
-
-def pieces(n_rows: int, n_samples: int) -> Iterator[slice]:
-    """Yield the rows in parts that need no more memory than a large batch of one row."""
-    step = max(1, LARGE_BATCH // max(1, n_samples))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
-
-
-def join(function: Callable[[list[Any]], Any], results: list[Any]) -> Any:
-    """Join arrays at equal places of equal structures of lists and dictionaries."""
-    first = results[0]
-    if isinstance(first, dict):
-        return {name: join(function, [one[name] for one in results]) for name in first}
-    if isinstance(first, list | tuple):
-        return [join(function, list(parts)) for parts in zip(*results, strict=True)]
-    return function(results)

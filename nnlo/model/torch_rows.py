@@ -17,7 +17,8 @@ from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnlo.model.manifest import Entry
-from nnlo.model.rows import BUSY, BUSY_ALONE, Matrix, join, pieces
+from nnlo.model.row_arrays import Matrix, join, pieces
+from nnlo.model.rows import BUSY, BUSY_ALONE
 from nnlo.model.torch_adapter import TorchAdapter
 from nnlo.model.torch_flat import tensor_of
 
