@@ -8,13 +8,26 @@ _HOMES = MappingProxyType(
     {
         "DeepEnsemble": "nnlo.bayes.ensemble",
         "MCDropout": "nnlo.bayes.dropout",
+        "Moped": "nnlo.bayes.priors",
         "MultiSWAG": "nnlo.bayes.swag",
+        "Normal": "nnlo.bayes.priors",
         "Particles": "nnlo.bayes.particles",
+        "Point": "nnlo.bayes.variational",
         "Posterior": "nnlo.bayes.posterior",
+        "Prediction": "nnlo.bayes.predict",
         "Refresh": "nnlo.bayes.refresh",
+        "Report": "nnlo.bayes.evaluate",
         "SVGD": "nnlo.bayes.svgd",
+        "ScaleMixture": "nnlo.bayes.priors",
         "Society": "nnlo.bayes.society",
+        "Variational": "nnlo.bayes.variational",
+        "evaluate": "nnlo.bayes.evaluate",
+        "judge": "nnlo.bayes.evaluate",
+        "likelihood_of": "nnlo.bayes.likelihood",
         "load": "nnlo.bayes.methods",
+        "make_method": "nnlo.bayes.methods",
+        "predict": "nnlo.bayes.predict",
+        "prune": "nnlo.bayes.prune",
     }
 )
 __all__ = list(_HOMES)

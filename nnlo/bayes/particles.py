@@ -174,6 +174,11 @@ class Particles:
                 "a model must have weights that can be trained, got none; set trainable (Keras) "
                 "or requires_grad (torch) of some layer"
             )
+        if adapter.is_variational:
+            raise ModelError(
+                "particles must be weight vectors of a plain network, got variational layers; "
+                "train these by a mode of masters and workers or by allreduce"
+            )
         if not adapter.has_gradient:
             raise ModelError(
                 "particles must have a model that is trained by a loss, got one with a train_step "

@@ -243,6 +243,26 @@ def test_a_model_with_its_own_training_is_refused():
         Particles(Builder(), 2).prepare()
 
 
+def test_variational_layers_are_refused():
+    from nnlo.bayes.torch_layers import LinearFlipout
+
+    with pytest.raises(ModelError, match="plain network, got variational layers"):
+        Particles(Small(lambda: LinearFlipout(8, 8)), 2, loss="mse").prepare()
+
+
+def test_particles_predict_and_are_judged():
+    swarm = particles()
+    with pytest.raises(ConfigError, match=r"fit\(\) must come before a prediction"):
+        swarm.predict(Sine())
+    swarm.fit(method("ensemble"), Sine(), epochs=2)
+    prediction = swarm.predict(Sine())
+    assert len(prediction) == 60
+    assert (prediction["epistemic"] > 0.0).all()
+    report = swarm.evaluate(Sine(), noise=0.1)
+    assert report.metrics["rmse"] > 0.0
+    assert report.n_draws == 3
+
+
 def test_unknown_methods_and_numbers_are_refused():
     with pytest.raises(ConfigError, match="must be one of ensemble, multiswag"):
         make_method("swag")
