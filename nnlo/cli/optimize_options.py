@@ -154,6 +154,7 @@ class OptimizeOptions(TrainOptions):
             and len(Path(self.checkpoint).parts) != 1
             and "each trial has its own folder for them: give a name without a slash",
             "--timeline": self.timeline and "look at the trial with TrainingDriver",
+            "--posterior-every": self.posterior_every and "look at the trial with TrainingDriver",
             "--spares": self.spares > 0 and "a search gives the trial to another block",
             "--ga-populations": self.ga_populations is not None
             and self.hyper_opt != "genetic"

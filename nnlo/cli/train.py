@@ -14,6 +14,7 @@ from nnlo.cli.config_file import pairs
 from nnlo.cli.driver import drive, tell
 from nnlo.cli.marks import code_of_end, mark_done, mark_started
 from nnlo.cli.particles import Job, train_particles
+from nnlo.cli.posterior_trace import draw_posterior, record_posterior
 from nnlo.cli.progress import Progress
 from nnlo.cli.resume import resume_from
 from nnlo.cli.rundir import RunDirectory
@@ -77,6 +78,7 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     )
     with quiet_import():
         manager.prepare()
+    manager.on_root(lambda: record_posterior(manager, folder.path, options.posterior_every))
     if rank == 0:
         log.info("%s: %s; %s", name, manager.summary(), folder.path)
         for remark in manager.remarks():
@@ -96,6 +98,7 @@ def _train(manager: MPIManager, folder: RunDirectory, options: TrainOptions) -> 
         if history is not None:
             with quiet_import():  # Keras on torch imports TensorFlow to write a model
                 best = folder.write_results(manager)
+            draw_posterior(manager, folder.path)
             log.info(
                 "stopped by %s, %.1f s; wrote %s", history.stopped, history.train_time_s, best
             )

@@ -88,6 +88,13 @@ class TrainOptions:
     seed: int = option(
         TRAIN, 0, "seed of initial weights, order of samples and random layers", int
     )
+    kl_schedule: str | None = option(
+        TRAIN,
+        None,
+        "variational layers: what their KL divergence counts, times 1/samples: constant, "
+        "linear:epochs=5, cyclical:epochs=10,ramp=0.5; each with beta=1 (default: constant)",
+        metavar="KIND[:KEY=VALUE,...]",
+    )
 
     mode: str = option(
         ALGO,
@@ -224,7 +231,11 @@ class TrainOptions:
         "taken anew (default: 0, those that training has left)",
         int,
     )
-    best_metric: str = option(STOP, "val_loss", "metric whose best weights are kept")
+    best_metric: str = option(
+        STOP,
+        "val_loss",
+        "metric whose best weights are kept (default: val_loss; val_nll of a variational model)",
+    )
 
     callbacks: tuple[str, ...] = option(
         STOP,
@@ -246,6 +257,13 @@ class TrainOptions:
         None,
         "go on from this checkpoint, a base name or a file (default: start anew)",
         metavar="NAME",
+    )
+    posterior_every: int | None = option(
+        OUT,
+        None,
+        "variational layers: updates between records of means and scales in posterior_trace.json "
+        "(default: one record an epoch)",
+        int,
     )
     tensorboard: bool = option(OUT, False, "write TensorBoard event files", bool)
     timeline: bool = option(OUT, False, "write a Chrome trace of what each rank did when", bool)
@@ -286,6 +304,7 @@ class TrainOptions:
             "n_shards",
             "validate_every",
             "checkpoint_interval",
+            "posterior_every",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -84,6 +84,7 @@ def make_manager(
         suspect_after=options.suspect_after,
         on_worker_error=options.on_worker_error,
         max_refused=options.max_refused,
+        kl_schedule=options.kl_schedule,
     )
 
 

@@ -133,6 +133,10 @@ class MPIManager:
         """Whether this is rank 0, or the first of those that are left where that is dead."""
         return self._ranks.rank == 0
 
+    def listen(self, listener: Listener) -> None:
+        """Have another one told how the run goes; on rank 0, before ``train``."""
+        self._listeners.append(listener)
+
     def on_root(self, step: Callable[[], None]) -> None:
         """Do ``step`` on rank 0; its NNLOError is raised on all ranks. Every rank calls it."""
         self._survive(lambda: together(self._ranks.comm, step if self.is_first else lambda: None))
