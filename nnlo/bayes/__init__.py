@@ -21,13 +21,10 @@ _HOMES = MappingProxyType(
         "ScaleMixture": "nnlo.bayes.priors",
         "Society": "nnlo.bayes.society",
         "Variational": "nnlo.bayes.variational",
-        "evaluate": "nnlo.bayes.evaluate",
         "judge": "nnlo.bayes.evaluate",
         "likelihood_of": "nnlo.bayes.likelihood",
         "load": "nnlo.bayes.methods",
         "make_method": "nnlo.bayes.methods",
-        "predict": "nnlo.bayes.predict",
-        "prune": "nnlo.bayes.prune",
     }
 )
 __all__ = list(_HOMES)

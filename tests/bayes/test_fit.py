@@ -272,6 +272,6 @@ def test_unknown_methods_and_numbers_are_refused():
 
 def test_public_names_are_there():
     assert bayes.DeepEnsemble is DeepEnsemble
-    assert "Particles" in dir(bayes)
+    assert all(callable(getattr(bayes, name)) for name in bayes.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = bayes.Nothing
