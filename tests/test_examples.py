@@ -11,7 +11,7 @@ from nnlo.data.fetch import write_dataset
 from tests.program import run_here
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-PROGRAMS = {"train_with_callbacks", "own_data", "simulate_downpour"}
+PROGRAMS = {"train_with_callbacks", "own_data", "simulate_downpour", "own_particles"}
 MODELS = {"example_mnist", "example_mnist_torch"}
 SEARCHED = {"search_my_model"}
 
@@ -62,6 +62,16 @@ def test_the_simulation_prints_a_row_for_each_algorithm(tmp_path):
     )
     rows = re.findall(r"^ +2 +\d\.\d+ +(0\.\d{3})  \w", output, re.MULTILINE)
     assert len(rows) == 4, output
+
+
+def test_particles_of_ones_own_walk_alike_on_any_ranks(tmp_path):
+    pytest.importorskip("torch")
+    program = (str(EXAMPLES / "own_particles.py"), "--particles", "3", "--steps", "200")
+    outputs = [
+        run_here(tmp_path, *start, *program) for start in (("python",), ("nnlorun", "-n", "3"))
+    ]
+    assert outputs[0] == outputs[1]
+    assert len(re.findall(r"^ *-?\d\.\d( +-?\d\.\d+){3}$", outputs[0], re.MULTILINE)) == 13
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
