@@ -80,7 +80,7 @@ class SVGD(Method):
         rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         if self.optimizer == "rms":
             return Rms(**rate)
-        if self.optimizer not in OPTIMIZERS:
+        if not isinstance(self.optimizer, str) or self.optimizer not in OPTIMIZERS:
             raise ConfigError(
                 f"optimizer must be one of rms, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}"
             )

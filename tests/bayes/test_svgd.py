@@ -166,6 +166,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_spreads(bad, kerne
         ({"groups": "tensor"}, "groups must be one of global, layer"),
         ({"exchange": "gossip"}, "exchange must be one of auto, allgather, transpose"),
         ({"optimizer": "newton"}, "optimizer must be one of rms, sgd"),
+        ({"optimizer": ["rms"]}, "optimizer must be one of rms, sgd"),
         ({"learning_rate": -0.1}, "learning_rate must be above 0"),
         ({"decay": "linear"}, "decay must be true or false"),
     ],
