@@ -14,10 +14,14 @@ from typing import NamedTuple
 
 import pytest
 
+from nnlo.bayes.methods import METHODS
 from nnlo.cli.getdata import main as get_data
 from nnlo.cli.launch import build_parser
 from nnlo.cli.optimize_options import OptimizeOptions, tunable
 from nnlo.cli.options import parse
+from nnlo.cli.particles import method_of
+from nnlo.cli.predict_options import PredictOptions
+from nnlo.cli.prune_options import PruneOptions
 from nnlo.cli.train_options import TrainOptions
 from nnlo.cli.training import make_algo
 from nnlo.model import load_builder
@@ -29,7 +33,10 @@ from tests.program import run_here
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = ("TrainingDriver", "OptimizationDriver", "GetData", "nnlorun")
+OURS = (
+    *("TrainingDriver", "OptimizationDriver", "PredictDriver", "PruneDriver", "GetData"),
+    "nnlorun",
+)
 ZOO = {path.stem for path in (ROOT / "models").glob("*.py")}
 LAUNCHERS = ("mpirun", "srun", "jsrun", "aprun")
 KNOWN = ("tensorboard", "optuna-dashboard", ".", "kill")  # programs of others, not checked
@@ -98,7 +105,19 @@ def check_nnlorun(arguments: list[str]) -> None:
 
 
 def check_training(arguments: list[str]) -> None:
-    make_algo(parse("TrainingDriver", TrainOptions, "", arguments))
+    options = parse("TrainingDriver", TrainOptions, "", arguments)
+    if options.mode in METHODS:
+        method_of(options)
+    else:
+        make_algo(options)
+
+
+def check_prediction(arguments: list[str]) -> None:
+    parse("PredictDriver", PredictOptions, "", arguments)
+
+
+def check_pruning(arguments: list[str]) -> None:
+    parse("PruneDriver", PruneOptions, "", arguments)
 
 
 def check_search(arguments: list[str]) -> None:
@@ -140,6 +159,8 @@ CHECKS = {
     "nnlorun": check_nnlorun,
     "TrainingDriver": check_training,
     "OptimizationDriver": check_search,
+    "PredictDriver": check_prediction,
+    "PruneDriver": check_pruning,
     "GetData": check_data,
     "python": check_script,
     "python3.11": check_script,
@@ -205,14 +226,28 @@ def test_marked_blocks_run_one_after_the_other(shown):
 # Prose ------------------------------------------------------------------------------------
 
 
-def test_code_of_the_library_guide_runs(tmp_path, monkeypatch):
+def run_code(page: str) -> dict[str, object]:
+    """The names that the code of a guide has made, all in one process."""
     pytest.importorskip("torch")
-    monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in blocks():
-        if block.page == "library.md" and block.language == "python":
+        if block.page == page and block.language == "python":
             exec(compile(block.text, block.page, "exec"), names)
+    return names
+
+
+def test_code_of_the_library_guide_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_code("library.md")
     assert len(names["signs"].history.epochs) == 2  # type: ignore[attr-defined]
+
+
+def test_code_of_the_guide_on_particles_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_code("bayes.md")
+    inside, outside = names["prediction"]["epistemic"][[25, 0]]  # type: ignore[index]
+    assert outside > 4.0 * inside
+    assert names["get_model"]().count_params() == 784 * 64 * 2 + 1 + 64 + 650  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -236,8 +271,12 @@ def missing(options: type, *guides: str) -> set[str]:
 
 
 def test_every_option_is_in_a_guide_on_training():
-    guides = ("training.md", "algorithms.md", "shapes.md", "faults.md")
+    guides = ("training.md", "algorithms.md", "shapes.md", "faults.md", "bayes.md")
     assert missing(TrainOptions, *guides) == set()
+
+
+def test_every_option_of_a_prediction_is_in_its_guide():
+    assert missing(PredictOptions, "bayes.md") == {"run"}
 
 
 def test_every_option_of_a_search_is_in_its_guide():
