@@ -23,6 +23,7 @@ _HOMES = MappingProxyType(
         "Variational": "nnlo.bayes.variational",
         "judge": "nnlo.bayes.evaluate",
         "likelihood_of": "nnlo.bayes.likelihood",
+        "Vectors": "nnlo.bayes.crowd",
         "load": "nnlo.bayes.methods",
         "make_method": "nnlo.bayes.methods",
     }

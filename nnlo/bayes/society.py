@@ -122,8 +122,9 @@ class Society:
         return result
 
     def close(self) -> None:
-        """Free what this holds of MPI; collective."""
-        self._rounds.close()
+        """Free what this holds of MPI; collective. After ranks were lost it stays as it is."""
+        if not self._is_broken:
+            self._rounds.close()
 
     def _follow(self, steps: Steps, deadline: float | None) -> Any:
         def check() -> None:

@@ -98,10 +98,10 @@ for size in (1, 2, 4):
 def run(launch, tmp_path):
     """Run a script on ranks to its end."""
 
-    def start(n_ranks, text, *arguments):
+    def start(n_ranks, text, *options):
         (tmp_path / "script.py").write_text(text)
-        words = ["-m", "nnlo.cli.launch", "-n", n_ranks, "--threads", 1]
-        return launch([sys.executable, *words, tmp_path / "script.py", *arguments]).ended()
+        words = ["-m", "nnlo.cli.launch", "-n", n_ranks, "--threads", 1, *options]
+        return launch([sys.executable, *words, tmp_path / "script.py"]).ended()
 
     return start
 
@@ -145,3 +145,19 @@ def test_a_rank_that_does_not_come_back_ends_the_run_by_its_time_limit(run):
 def test_the_death_of_a_rank_in_a_handler_ends_all(run):
     ended = run(2, RULES + "society_on(comm).run('ASK', 'END')")
     assert ended.code == 5
+
+
+def test_those_who_survive_a_death_all_hear_of_it(run):
+    text = (
+        RULES.replace("os._exit(5)", "os.kill(os.getpid(), 9)")
+        + """
+society = society_on(comm)
+try:
+    society.run("ASK", "END")
+except NNLOError as error:
+    tell("caught", type(error).__name__)
+society.close()
+link.leave(0)
+"""
+    )
+    assert run(3, text, "--fault-tolerant").output.count("caught RanksLost") == 2
