@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, ndtr, ndtri
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 
@@ -144,7 +143,10 @@ def auroc(negatives: Floats, positives: Floats) -> float:
     n, p = len(negatives), len(positives)
     if n == 0 or p == 0:
         return math.nan
-    ranks = rankdata(np.concatenate([negatives, positives]))
+    # Of equal scores each has their mean rank.
+    scores = np.concatenate([negatives, positives])
+    _, places, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - 0.5 * (counts - 1))[places]
     return float((ranks[n:].sum() - p * (p + 1) / 2.0) / (n * p))
 
 

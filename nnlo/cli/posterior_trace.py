@@ -8,7 +8,6 @@ from nnlo.bayes.gaussians import find_gaussians
 from nnlo.bayes.recorder import FILE, PosteriorRecorder
 from nnlo.errors import ConfigError
 from nnlo.mpi.manager import MPIManager
-from nnlo.report.bayes_trace import write_trace
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +34,8 @@ def draw_posterior(manager: MPIManager, folder: Path) -> None:
     if find_spec("matplotlib") is None:
         log.info("no figure of %s: matplotlib is not installed (pip install 'nnlo[plots]')", FILE)
         return
+    from nnlo.report.bayes_trace import write_trace
+
     try:
         log.info("drew %s", write_trace(folder / FILE))
     except (ConfigError, OSError) as error:

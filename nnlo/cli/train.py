@@ -13,7 +13,6 @@ from nnlo.cli.backend import check_backend, quiet_import
 from nnlo.cli.config_file import pairs
 from nnlo.cli.driver import drive, tell
 from nnlo.cli.marks import code_of_end, mark_done, mark_started
-from nnlo.cli.particles import Job, train_particles
 from nnlo.cli.posterior_trace import draw_posterior, record_posterior
 from nnlo.cli.progress import Progress
 from nnlo.cli.resume import resume_from
@@ -62,6 +61,8 @@ def _run(options: TrainOptions, comm: "MPI.Intracomm | None") -> int:
     if comm is not None:
         restore = comm.bcast(restore)
     if options.mode in METHODS:
+        from nnlo.cli.particles import Job, train_particles
+
         return train_particles(Job(options, builder, name, folder, lists, restore), comm)
     manager = together(
         comm,

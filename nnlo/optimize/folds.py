@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from nnlo.errors import ConfigError, TrainingError
 
@@ -133,6 +132,8 @@ def is_hopeless(
     squares = sum(float(np.sum((one - one.mean()) ** 2)) for one in groups)
     m = len(values)
     deviation = math.sqrt(squares / freedom * max(0, n_folds - m) / (n_folds * m))
+    from scipy.special import stdtrit  # takes as long as all else of a rank that only trains
+
     reach = float(stdtrit(freedom, _CONFIDENCE)) * deviation
     return float(np.mean(values)) - reach > best
 
