@@ -18,6 +18,24 @@ class _Dense(Variational, layers.Dense):  # type: ignore[misc]
         return ops.matmul(inputs, kernel)
 
 
+class _Conv1D(Variational, layers.Conv1D):  # type: ignore[misc]
+    def _linear(self, inputs: Any, kernel: Any) -> Any:
+        padding = self.padding
+        if padding == "causal":
+            n_before = self.dilation_rate[0] * (self.kernel_size[0] - 1)
+            before = [[0, 0], [0, 0], [0, 0]]
+            before[2 if self.data_format == "channels_first" else 1][0] = n_before
+            inputs, padding = ops.pad(inputs, before), "valid"
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
 class _Depthwise(Variational, layers.DepthwiseConv2D):  # type: ignore[misc]
     kernel_argument = "depthwise"
 
@@ -43,12 +61,12 @@ class DenseFlipout(Flipout, _Dense):
 
 
 @register
-class Conv1DReparameterization(Reparameterization, layers.Conv1D):  # type: ignore[misc]
+class Conv1DReparameterization(Reparameterization, _Conv1D):
     """Convolution along one axis; one draw for the batch."""
 
 
 @register
-class Conv1DFlipout(Flipout, layers.Conv1D):  # type: ignore[misc]
+class Conv1DFlipout(Flipout, _Conv1D):
     """Convolution along one axis; signs flipped for each sample."""
 
 
