@@ -6,7 +6,18 @@ from typing import Any
 
 _HOMES = MappingProxyType(
     {
+        "Conv1DFlipout": "nnlo.bayes.keras_layers",
+        "Conv1DReparameterization": "nnlo.bayes.keras_layers",
+        "Conv2DFlipout": "nnlo.bayes.keras_layers",
+        "Conv2DReparameterization": "nnlo.bayes.keras_layers",
+        "Conv3DFlipout": "nnlo.bayes.keras_layers",
+        "Conv3DReparameterization": "nnlo.bayes.keras_layers",
         "DeepEnsemble": "nnlo.bayes.ensemble",
+        "DenseFlipout": "nnlo.bayes.keras_layers",
+        "DenseReparameterization": "nnlo.bayes.keras_layers",
+        "DepthwiseConv2DFlipout": "nnlo.bayes.keras_layers",
+        "DepthwiseConv2DReparameterization": "nnlo.bayes.keras_layers",
+        "KLWeight": "nnlo.bayes.keras_convert",
         "MCDropout": "nnlo.bayes.dropout",
         "Moped": "nnlo.bayes.priors",
         "MultiSWAG": "nnlo.bayes.swag",
@@ -26,6 +37,7 @@ _HOMES = MappingProxyType(
         "Vectors": "nnlo.bayes.crowd",
         "load": "nnlo.bayes.methods",
         "make_method": "nnlo.bayes.methods",
+        "set_kl_weight": "nnlo.bayes.keras_convert",
     }
 )
 __all__ = list(_HOMES)
