@@ -18,12 +18,12 @@ from nnlo.cli.threads import THREAD_NAMES
 
 os.environ |= dict.fromkeys(THREAD_NAMES, "1")
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-from keras import layers  # noqa: E402
+import keras
+import numpy as np
+from keras import layers
 
-from nnlo.bayes import keras_layers as bayes  # noqa: E402
-from nnlo.model import make_adapter  # noqa: E402
+from nnlo.bayes import keras_layers as bayes
+from nnlo.model import make_adapter
 
 Conv, Dense = Callable[..., Any], Callable[..., Any]
 FORMS: dict[str, tuple[Conv, Dense]] = {
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
     print(f"Keras on {keras.backend.backend()}, load {os.getloadavg()[0]:.1f}")
-    print(f"{'network':22} {'batch':>5}  " + "  ".join(f"{name:>20}" for name in FORMS))
+    print(f"{'network':22} {'batch':>5}  " + "  ".join(f"{name:>26}" for name in FORMS))
     for name, network in NETWORKS.items():
         steps = [step_of(network(*form)) for form in FORMS.values()]
         for batch in options.batches:
@@ -116,12 +116,12 @@ def measure(steps: list[Callable[[int], float]], batch: int, rounds: int) -> lis
 def cells(times: Any) -> list[str]:
     """Return the median time of each form, and its median ratio to the first with quartiles."""
     texts = []
-    for column in times.T:
+    for index, column in enumerate(times.T):
         text = f"{1e3 * statistics.median(column):.2f} ms"
-        if column is not times.T[0]:
+        if index:
             low, middle, high = np.percentile(column / times[:, 0], [25, 50, 75])
             text += f" {middle:.2f} ({low:.2f}-{high:.2f})"
-        texts.append(f"{text:>20}")
+        texts.append(f"{text:>26}")
     return texts
 
 
