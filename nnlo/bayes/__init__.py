@@ -38,6 +38,7 @@ _HOMES = MappingProxyType(
         "load": "nnlo.bayes.methods",
         "make_method": "nnlo.bayes.methods",
         "set_kl_weight": "nnlo.bayes.keras_convert",
+        "to_bayesian": "nnlo.bayes.convert",
     }
 )
 __all__ = list(_HOMES)
