@@ -234,7 +234,8 @@ class TrainOptions:
     best_metric: str = option(
         STOP,
         "val_loss",
-        "metric whose best weights are kept (default: val_loss; val_nll of a variational model)",
+        "metric whose best weights are kept; left out, val_nll of a variational model "
+        "(default: val_loss)",
     )
 
     callbacks: tuple[str, ...] = option(

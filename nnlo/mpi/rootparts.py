@@ -26,7 +26,7 @@ def make_root(parts: Parts, listeners: Sequence[Listener]) -> Root:
     monitor = settings.monitor
     if monitor != RunSettings.monitor:  # the default is unused without validation
         monitor = metric_name(monitor, known)
-    elif prepared.adapter.is_variational:
+    elif "val_nll" in known:  # not of a model with its own train_step
         monitor = "val_nll"  # the loss of an epoch depends on how much the divergence weighs in it
     stoppers: list[EarlyStopping | Target] = []
     if settings.early_stopping:
