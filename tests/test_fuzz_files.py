@@ -16,11 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnlo.bayes import methods, store
 from nnlo.checkpoint import Checkpoint, CheckpointStore, read
 from nnlo.data import H5Data, originals
 from nnlo.data.patience import Patience
 from nnlo.errors import CheckpointError, DataError
 from nnlo.history import History
+from nnlo.model.manifest import Entry, Manifest
 from nnlo.mpi.saving import check
 from tests.fuzzing import VALUES, fuzz, mutated
 
@@ -255,3 +257,73 @@ def test_batches_in_archives(folder, data):
     (folder / "archive").write_bytes(tar_of(contents))
     with suppress(DataError):
         originals.cifar10(folder / "archive")
+
+
+# Particles ---------------------------------------------------------------------------------------
+
+MANIFEST = Manifest([Entry("model", "weight", (3,), "T", 0), Entry("model", "mean", (2,), "S", 3)])
+ABOUT = {"kind": "multiswag", "n_particles": 2, "seed": 0, "manifest": MANIFEST.hash}
+ABOUT |= {"numbers": {"scale": 0.5, "rank": 3, "optimizer": "adam"}}
+PARTICLE = {
+    "weights": np.zeros(3, np.float32),
+    "state": np.zeros(2, np.float32),
+    "count": np.array(3),
+    "mean": np.ones(3, np.float32),
+    "variance": np.ones(3, np.float32),
+    "deviations": np.ones((3, 3), np.float32),
+    "state_mean": np.zeros(2, np.float32),
+}
+
+
+def ask(path):
+    """Draw from the particles in a folder, whatever is there."""
+    posterior = methods.load(path, MANIFEST)
+    vector = np.empty(MANIFEST.size, np.float32)
+    for index in range(2):
+        posterior.draw(index, vector)
+        posterior.dropout_seed(index)
+    return vector
+
+
+@pytest.fixture(scope="module")
+def particles(folder):
+    path = folder / "posterior"
+    store.save(None, path, {0: PARTICLE, 1: PARTICLE}, ABOUT)
+    assert np.isfinite(ask(path)).all()
+    return path
+
+
+@fuzz(300)
+@given(st.data())
+def test_damaged_posteriors_are_found_or_harmless(particles, data):
+    whole = json.dumps(ABOUT).encode()
+    (particles / store.ABOUT).write_bytes(data.draw(mutated(whole)))
+    with suppress(CheckpointError):
+        ask(particles)
+    (particles / store.ABOUT).write_bytes(whole)
+
+
+@fuzz(300)
+@given(st.sampled_from([*ABOUT, "numbers.scale", "numbers.rank", "new"]), VALUES)
+def test_posteriors_of_any_values_are_refused_or_harmless(particles, name, value):
+    about = json.loads(json.dumps(ABOUT))
+    target, _, key = name.rpartition(".")
+    (about[target] if target else about)[key] = value
+    (particles / store.ABOUT).write_text(json.dumps(about))
+    with suppress(CheckpointError):
+        ask(particles)
+
+
+@fuzz(200)
+@given(st.data())
+def test_damaged_particles_are_found_or_harmless(particles, data):
+    (particles / store.ABOUT).write_text(json.dumps(ABOUT))
+    path = particles / "particle-00001.npz"
+    whole = path.read_bytes()
+    path.write_bytes(data.draw(mutated(whole)))
+    try:
+        assert np.isfinite(ask(particles)).all()
+    except CheckpointError:
+        pass
+    finally:
+        path.write_bytes(whole)

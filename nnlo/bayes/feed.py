@@ -91,6 +91,7 @@ class Feed:
                     if n_bytes * self.n_samples > memory_bytes:
                         return None
                     whole = each(self._empty, x), each(self._empty, y)
+                whole = _fitting(whole[0], x), _fitting(whole[1], y)
                 n = _fill(whole[0], x, at)
                 _fill(whole[1], y, at)
                 at += n
@@ -139,6 +140,19 @@ class Feed:
                     yield batches[0]
                 else:
                     yield _stacked([x for x, _ in batches]), _stacked([y for _, y in batches])
+
+
+def _fitting(whole: Any, part: Any) -> Any:
+    """``whole`` in a type that holds ``part`` too; DataError where that has other axes."""
+    if isinstance(whole, list):
+        return [_fitting(w, p) for w, p in zip(whole, part, strict=True)]
+    if whole.shape[1:] != part.shape[1:]:
+        raise DataError(
+            f"all samples must have one shape, got {whole.shape[1:]} and {part.shape[1:]}; "
+            "correct the data"
+        )
+    common = np.result_type(whole, part)
+    return whole.astype(np.float32 if common.kind == "f" else common, copy=False)
 
 
 def _fill(whole: Any, part: Any, at: int) -> int:

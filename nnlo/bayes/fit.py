@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnlo.algo.kernels import is_finite
 from nnlo.bayes.feed import Feed, Wish
 from nnlo.bayes.method import Method, Setting, Source, Stepper
 from nnlo.bayes.posterior import Posterior
 from nnlo.bayes.saving import Progress, restore, write_checkpoint
 from nnlo.bayes.seeds import Purpose, derive
+from nnlo.checkpoint import CheckpointStore
 from nnlo.data import Data
-from nnlo.errors import ConfigError, TrainingError
+from nnlo.errors import CheckpointError, ConfigError, DataError, TrainingError
 from nnlo.history import History, Record
 from nnlo.mpi.serve import handled_signals
 from nnlo.mpi.setup import together
@@ -78,7 +81,8 @@ class FitSettings:
 class Fit:
     """One training of ``particles``; every rank makes one and runs it.
 
-    ``interrupted``: the signal that ended it early. ``history``: on rank 0.
+    ``interrupted``: the signal that ended it early. ``history``: on rank 0. ``unsaved``: the
+    error of the last checkpoint, where the disk did not take it.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Fit:
     ) -> None:
         self.history: History | None = None
         self.interrupted = ""
+        self.unsaved: CheckpointError | None = None
         self._particles, self._team = particles, particles.team
         self._method, self._data, self._settings = method, data, settings
         self._progress = Progress(sums=self._no_sums())
@@ -99,6 +104,8 @@ class Fit:
         self._feed, self._stepper = together(team.comm, self._begin)
         if self._settings.restore is not None:
             self._restore(self._settings.restore)
+        else:
+            warn_of_equals(particles)
         if team.rank == 0:
             self.history = self._progress.history
         bases = [derive(particles.seed, Purpose.STEP, pid) for pid in particles.pids]
@@ -125,6 +132,8 @@ class Fit:
 
     def _begin(self) -> tuple[Feed, Stepper]:
         particles, team, method = self._particles, self._team, self._method
+        if team.rank == 0 and self._settings.checkpoint is not None:
+            CheckpointStore(self._settings.checkpoint).prepare()
         wish = Wish(
             particles.pids,
             particles.seed,
@@ -166,14 +175,12 @@ class Fit:
         with closing(self._feed.epoch(progress.epoch, progress.step)) as batches:
             while not stops and error is None:
                 error, is_over = self._guarded(lambda: self._compute(batches))
-                if is_over:
-                    break
-                n_failed, n_stopping = self._meet(error)
-                if n_failed:
+                n_failed, n_stopping, n_over = self._meet(error, is_over=is_over)
+                if n_failed or n_over:
                     break
                 stops = n_stopping > 0
                 self._move()
-        together(self._team.comm, lambda: _raise(error))
+        together(self._team.comm, lambda: self._check_epoch(error, n_over))
         stops = bool(self._team.count(bool(self.interrupted))[0])
         progress.time_s += time.perf_counter() - begin
         if progress.step >= self._feed.steps or not stops:
@@ -225,13 +232,34 @@ class Fit:
                 f"epoch {self._progress.epoch + 1}; lower the learning rate or check the data"
             )
 
-    def _meet(self, error: BaseException | None) -> tuple[int, int]:
-        """On how many ranks the step has failed, and how many want to stop."""
+    def _meet(self, error: BaseException | None, *, is_over: bool) -> tuple[int, int, int]:
+        """On how many ranks the step has failed, how many want to stop, how many are through."""
         if not self._meets:
             alone = self._team.comm is None and bool(self.interrupted)
-            return int(error is not None), int(alone)
-        n_failed, n_stopping = self._team.count(error is not None, bool(self.interrupted))
-        return n_failed, n_stopping
+            return int(error is not None), int(alone), int(is_over)
+        flags = error is not None, bool(self.interrupted), is_over
+        n_failed, n_stopping, n_over = self._team.count(*flags)
+        return n_failed, n_stopping, n_over
+
+    def _check_epoch(self, error: BaseException | None, n_over: int) -> None:
+        """Raises what has failed on this rank, or is wrong with what the epoch has left."""
+        if error is not None:
+            raise error
+        n_ranks = self._team.placement.n_ranks
+        if self._meets and 0 < n_over < n_ranks:
+            raise DataError(
+                f"all ranks must read as many batches, got fewer on {n_over} of {n_ranks}; "
+                "generate_data must yield the same everywhere"
+            )
+        particles = self._particles
+        for pid, weights, state in zip(
+            particles.pids, particles.weights, particles.state, strict=True
+        ):
+            if not (is_finite(weights) and is_finite(state)):
+                raise TrainingError(
+                    f"weights must stay finite, got others of particle {pid} after epoch "
+                    f"{self._progress.epoch + 1}; lower the learning rate or check the data"
+                )
 
     def _move(self) -> None:
         particles, sums = self._particles, self._sums
@@ -323,7 +351,13 @@ class Fit:
         if base is not None and is_due:
             progress = self._progress
             progress.history = self.history or History()
-            write_checkpoint(self._particles, self._method, self._stepper, progress, base)
+            try:
+                write_checkpoint(self._particles, self._method, self._stepper, progress, base)
+                self.unsaved = None
+            except CheckpointError as error:  # the same on all ranks
+                self.unsaved = error
+                if self._team.rank == 0:
+                    log.error("%s; the run goes on", error)  # noqa: TRY400
 
     def source(self) -> Source:
         """The particles of this rank as they are."""
@@ -340,9 +374,17 @@ class Fit:
         )
 
 
-def _raise(error: BaseException | None) -> None:
-    if error is not None:
-        raise error
+def warn_of_equals(particles: "Particles") -> None:
+    """Tell the user on rank 0 of first weights that come more than once; collective."""
+    marks = [np.frombuffer(sha256(row).digest(), np.uint8) for row in particles.weights]
+    n_distinct = len(np.unique(particles.team.collect(np.array(marks)), axis=0))
+    if n_distinct < particles.n and particles.team.rank == 0:
+        log.warning(
+            "%d particles begin with %d different weight vectors: equal ones explore the same; "
+            "let the model draw its first weights, without a seed of its own",
+            particles.n,
+            n_distinct,
+        )
 
 
 def _mixed(bases: NDArray[np.uint64], clock: int) -> NDArray[np.uint64]:

@@ -72,7 +72,13 @@ class Classes:
         """
         y = np.asarray(y)
         if y.size == n_points:
-            numbers = np.rint(y.reshape(-1)).astype(np.int64)
+            values = y.reshape(-1)
+            if (bad := np.rint(values) != values).any():
+                raise DataError(
+                    f"classes must be whole numbers, got {values[bad][0]}; a prediction is judged "
+                    "by labels that are sure"
+                )
+            numbers = values.astype(np.int64)
         elif y.size == n_points * n_classes and not self.is_binary:
             numbers = y.argmax(axis=1 if self.from_logits else -1).reshape(-1)
         else:

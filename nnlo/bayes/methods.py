@@ -65,5 +65,12 @@ def load(
             f"a posterior must be of {', '.join(_POSTERIORS)}, got {kind!r} in {folder}; "
             "take a folder that this version has written"
         )
+    try:
+        make_method(kind, **numbers)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"a posterior must have the numbers of {kind}, got {numbers!r} in {folder} ({error}); "
+            "restore the folder from a copy"
+        ) from error
     rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
     return _POSTERIORS[kind](InFolder(folder, manifest, rank, n_ranks), **numbers)

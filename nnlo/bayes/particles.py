@@ -16,11 +16,13 @@ from nnlo.bayes.refresh import Refresh
 from nnlo.bayes.seeds import Purpose, derive
 from nnlo.bayes.team import Team
 from nnlo.data import Data
-from nnlo.errors import ConfigError, ModelError
+from nnlo.errors import CheckpointError, ConfigError, ModelError
 from nnlo.history import History
 from nnlo.model import ModelBuilder, build_adapter
 from nnlo.model.adapter import ModelAdapter
+from nnlo.model.manifest import Manifest
 from nnlo.model.rows import Rows, make_rows
+from nnlo.mpi import link
 from nnlo.mpi.setup import together
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Particles:
     After ``prepare``: ``pids``, the numbers of this rank's particles; ``weights`` and ``state``,
     their rows, (P, n_trainable) and (P, n_state), which may be written to before ``fit``.
     After ``fit``: ``posterior`` and, on rank 0, ``history``; ``interrupted`` names the signal
-    that ended it, if one did.
+    that ended it, if one did; ``unsaved`` is the error of the last checkpoint, where the disk
+    did not take it.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Particles:
         self.posterior: Posterior | None = None
         self.history: History | None = None
         self.interrupted = ""
+        self.unsaved: CheckpointError | None = None
         self._trained: tuple[Method, Source] | None = None
         self._data: Data | None = None
 
@@ -91,8 +95,13 @@ class Particles:
     def prepare(self) -> None:
         """Build the model and draw the first weights; collective. Errors come on all ranks."""
         if self._adapter is None:
-            together(self.team.comm, self._build)
-            self.team.open()
+            comm, team = self.team.comm, self.team
+            together(comm, self._build)
+            together(comm, self._compare)
+            team.open()
+            if team.group is not None:  # a model may draw numbers that no seed decides
+                link.broadcast(team.group, self.weights)
+                link.broadcast(team.group, self.state)
 
     def fit(self, method: Method, data: Data, **settings: Any) -> Posterior:
         """Train by ``method`` on ``data``, whose files are set; collective.
@@ -106,6 +115,7 @@ class Particles:
             self.posterior = fit.run()
         finally:
             self.history, self.interrupted = fit.history, fit.interrupted
+            self.unsaved = fit.unsaved
         self._trained = method, fit.source()
         self._data = data
         return self.posterior
@@ -163,10 +173,24 @@ class Particles:
                 self.weights = np.empty((len(self.pids), manifest.n_trainable), np.float32)
                 self.state = np.empty((len(self.pids), manifest.n_state), np.float32)
                 self._adapter = adapter
+            self._compare_with(manifest)
             vector = np.empty(manifest.size, np.float32)
             adapter.get_flat(vector)
             self.weights[row] = vector[: manifest.n_trainable]
             self.state[row] = vector[manifest.n_trainable :]
+
+    def _compare(self) -> None:
+        if self.team.comm is not None:
+            self._compare_with(self.team.comm.bcast(self.adapter.manifest))
+
+    def _compare_with(self, manifest: Manifest) -> None:
+        own = self.adapter.manifest
+        if own.hash != manifest.hash:
+            raise ModelError(
+                "all particles must be of one model, got others: "
+                f"{own.describe_difference(manifest)}; let the builder make it alike each time, "
+                "and check that its file and the libraries are the same on all nodes"
+            )
 
     def _check(self, adapter: ModelAdapter) -> None:
         if not adapter.manifest.n_trainable:

@@ -97,7 +97,7 @@ class InFolder:
                 "layout of weights; build the model with the parameters of its run"
             )
         self.n_particles: int = about["n_particles"]
-        self.seed: int = about.get("seed", 0)
+        self.seed: int = about["seed"]
         self._folder, self._manifest = folder, manifest
         self._rank, self._n_ranks = rank, n_ranks
         self._last: tuple[int, Arrays] | None = None  # draws come particle by particle

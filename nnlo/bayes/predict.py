@@ -33,7 +33,7 @@ from nnlo.bayes.summary import (
 from nnlo.bayes.transpose import Transpose
 from nnlo.data import Data
 from nnlo.data.arrays import each, joined
-from nnlo.errors import ConfigError, ModelError
+from nnlo.errors import ConfigError, DataError, ModelError
 from nnlo.model.adapter import ModelAdapter, Vector
 from nnlo.mpi.setup import together
 
@@ -123,7 +123,10 @@ def predict(
     if comm is not None and comm.rank > 0:
         return None
     kind = "classes" if isinstance(likelihood, Classes) else "values"
-    return Prediction(kind, n_draws, _stacked(parts))
+    columns = _stacked(parts)
+    if len(columns.get("input", ())) != len(columns["total"]):  # several points a sample
+        columns.pop("input", None)
+    return Prediction(kind, n_draws, columns)
 
 
 def _check_quantiles(quantiles: Sequence[float]) -> None:
@@ -150,6 +153,8 @@ def _chunks(points: Points, adapter: ModelAdapter, n_draws: int) -> Generator[Ch
             labels = [y for _, y in some]
             yield done, [x for x, _ in some], None if labels[0] is None else joined(labels)
             done += len(some)
+        if not done:
+            raise DataError("there must be points to predict, got none; check the data")
 
 
 def _batches(points: Points) -> Generator[tuple[Any, Any], None, None]:

@@ -1,6 +1,7 @@
 """Checkpoints of particles: ``<base>-<epoch>.npz`` says how far all are, a folder beside it of
 that name without ending holds one file a particle."""
 
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,24 +39,23 @@ def write_checkpoint(
     """Write all that ``restore`` needs; collective. Raises CheckpointError on all ranks."""
     team = particles.team
     folder = _folder(base, progress.epoch)
-    about = _identity(particles, method)
-    arrays = {f"method/{name}": array for name, array in stepper.arrays().items()}
-    arrays |= {"weights": particles.weights, "state": particles.state, "sums": progress.sums}
-    held = enumerate(particles.pids) if team.holds else ()
-    parts = {pid: {name: array[row] for name, array in arrays.items()} for row, pid in held}
-    store.save(team.comm, folder, parts, about)
-    meta = {
-        **about,
+    about = {
+        **_identity(particles, method),
         "epoch": progress.epoch,
         "step": progress.step,
         "time_s": progress.time_s,
         "scalars": stepper.scalars(),
         "history": progress.history.to_json(),
     }
+    arrays = {f"method/{name}": array for name, array in stepper.arrays().items()}
+    arrays |= {"weights": particles.weights, "state": particles.state, "sums": progress.sums}
+    held = enumerate(particles.pids) if team.holds else ()
+    parts = {pid: {name: array[row] for name, array in arrays.items()} for row, pid in held}
+    store.save(team.comm, folder, parts, about)
 
     def complete() -> None:
         kept = CheckpointStore(base)
-        kept.save(Checkpoint({}, meta), progress.epoch)
+        kept.save(Checkpoint({}, about), progress.epoch)
         _forget(kept)
 
     together(team.comm, lambda: complete() if team.rank == 0 else None)
@@ -98,10 +98,15 @@ def _read(particles: "Particles", method: Method, path: Path) -> tuple[dict[str,
                 f"a checkpoint must be of the same {name}, got {meta.get(name)} in {path} for "
                 f"{value}; restore it with the model and options that wrote it"
             )
-    if not all(name in meta for name in ("epoch", "step", "time_s", "scalars", "history")):
-        raise _unfit(path, "no run of particles")
     folder = file.with_suffix("") if file else _folder(path, meta["epoch"])
-    return meta, folder
+    # Within an epoch a checkpoint replaces that of its beginning: where the program was killed
+    # between the two writes, the folder is newer than the file, and tells its own step.
+    about = store.read_about(folder)
+    if not all(name in about for name in ("epoch", "step", "time_s", "scalars", "history")):
+        raise _unfit(folder, "no run of particles")
+    if about["epoch"] != meta["epoch"]:
+        raise _unfit(folder, f"particles of epoch {about['epoch']}, not {meta['epoch']}")
+    return about, folder
 
 
 def _identity(particles: "Particles", method: Method) -> dict[str, Any]:
@@ -124,10 +129,12 @@ def _stacked(parts: list[Arrays], folder: Path) -> Arrays:
 
 
 def _forget(kept: CheckpointStore) -> None:
-    """Remove folders whose file is gone."""
+    """Remove folders whose file is gone; nothing else that happens to begin with that name."""
     names = {path.stem for path in kept.files()}
-    for folder in kept.base.parent.glob(f"{kept.base.name}-*"):
-        if folder.is_dir() and folder.name not in names:
+    pattern = re.compile(re.escape(kept.base.name) + r"-\d+")
+    for folder in kept.base.parent.iterdir():
+        is_ours = pattern.fullmatch(folder.name) and (folder / store.ABOUT).is_file()
+        if is_ours and folder.name not in names:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -67,9 +67,13 @@ def _complete(new: Path, folder: Path, about: Mapping[str, Any]) -> None:
 def read_about(folder: Path) -> dict[str, Any]:
     """What ``save`` was told of the particles; raises CheckpointError for anything else."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        if not isinstance(about, dict) or not isinstance(about["n_particles"], int):
-            raise TypeError("it does not tell the number of particles")  # noqa: TRY301
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        for name, least in (("n_particles", 1), ("seed", 0)):
+            if type(about[name]) is not int or about[name] < least:
+                raise TypeError(f"its {name} is {about[name]!r}")  # noqa: TRY301
+        last = folder / _name(about["n_particles"] - 1)
+        if not last.is_file():
+            raise FileNotFoundError(f"it has no {last.name}")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CheckpointError(
             f"a posterior must be a folder with {ABOUT} and a file for each particle, got "

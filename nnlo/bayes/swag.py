@@ -245,6 +245,11 @@ class SwagPosterior(ParticlePosterior):
     def draw(self, index: int, out: Vector) -> None:
         """Raises CheckpointError where the training ended before two points were collected."""
         arrays = self.holder.particle(index % self.holder.n_particles)
+        if missing := {"count", "mean", "variance", "deviations", "state_mean"} - arrays.keys():
+            raise CheckpointError(
+                f"a particle of multiswag must have its {min(missing)}, got none; name the "
+                "folder that such a run has written"
+            )
         count, n = int(arrays["count"]), arrays["mean"].size
         if count < 2:
             raise CheckpointError(

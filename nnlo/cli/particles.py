@@ -89,6 +89,8 @@ def train_particles(job: Job, comm: "MPI.Intracomm | None") -> int:
     particles.save(folder.path / POSTERIOR)
     together(comm, lambda: _write_history(particles, folder.path) if is_first else None)
     particles.close()
+    if particles.unsaved is not None:
+        raise particles.unsaved
     code = code_of_end(particles.interrupted, has_checkpoint=options.checkpoint is not None)
     if is_first:
         mark_done(code)

@@ -5,7 +5,7 @@ import pytest
 
 from nnlo.bayes.feed import Feed, Wish
 from nnlo.data import Data
-from nnlo.errors import ConfigError
+from nnlo.errors import ConfigError, DataError
 
 
 class Rows(Data):
@@ -103,3 +103,29 @@ def test_bootstrap_needs_data_in_memory(data):
     wish = Wish(pids=[0], bootstrap=True)
     with pytest.raises(ConfigError, match="bootstrap must have data of at most"):
         feed(data, wish, memory_bytes=1)
+
+
+class Two(Data):
+    """Two files: x of ``shapes``, y of ``types``, each 1.5."""
+
+    def __init__(self, shapes=((1,), (1,)), types=(np.float32, np.float32)):
+        super().__init__(4)
+        self.shapes, self.types = shapes, types
+        self.set_files(["0", "1"])
+
+    def load_data(self, file):
+        x = np.ones((8, *self.shapes[int(file)]), np.float32)
+        return x, np.full((8, 1), 1.5).astype(self.types[int(file)])
+
+
+@pytest.mark.parametrize("shapes", [((3,), (1,)), ((1,), (3,))])
+def test_files_of_other_shapes_are_an_error_and_not_spread(shapes):
+    with pytest.raises(DataError, match="all samples must have one shape, got"):
+        Feed(Two(shapes), Wish([0]))
+
+
+def test_a_later_file_of_finer_numbers_is_not_cut_to_the_first_ones_type():
+    batches = Feed(Two(types=(np.int32, np.float32)), Wish([0])).epoch(0)
+    found = np.concatenate([y for _, y in batches], axis=1)
+    assert found.dtype == np.float32
+    assert sorted(set(found.ravel())) == [1.0, 1.5]

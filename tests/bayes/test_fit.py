@@ -146,6 +146,27 @@ def test_a_loss_that_is_not_finite_names_the_particle():
         swarm.fit(method("ensemble"), Sine(), epochs=1)
 
 
+def test_weights_that_the_last_step_has_spoilt_are_an_error():
+    class Spoilt(DeepEnsemble):
+        def start(self, setting):
+            stepper = super().start(setting)
+            stepper.step = lambda weights, gradient: weights[1].fill(np.inf)
+            return stepper
+
+    with pytest.raises(TrainingError, match="got others of particle 1 after epoch 1; lower"):
+        particles().fit(Spoilt(), Sine(batch_size=60), epochs=1)
+
+
+def test_a_builder_that_makes_different_models_is_refused():
+    class Builder(Small):
+        def build_model(self):
+            self.width += 1
+            return super().build_model()
+
+    with pytest.raises(ModelError, match="all particles must be of one model, got others"):
+        Particles(Builder(), 2, loss="mse").prepare()
+
+
 def test_a_history_has_a_row_for_each_particle_and_epoch():
     swarm = particles(n=2)
     swarm.fit(method("ensemble"), Sine(), epochs=3, validation=Sine(), validate_every=2)

@@ -89,3 +89,9 @@ def test_a_diverged_draw_is_an_error_and_no_number():
     bad[1, 2, 0] = np.nan
     with pytest.raises(ModelError, match="1 of 4 draws"):
         Values().read(bad)
+
+
+@pytest.mark.parametrize("wrong", [0.3, np.nan])
+def test_labels_between_two_classes_are_not_rounded(wrong):
+    with pytest.raises(DataError, match=f"classes must be whole numbers, got {wrong}"):
+        Classes(from_logits=True).labels(np.array([1.0, wrong]), 2, 3)

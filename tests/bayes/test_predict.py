@@ -11,7 +11,7 @@ from nnlo.bayes.posterior import Posterior  # noqa: E402
 from nnlo.bayes.predict import predict  # noqa: E402
 from nnlo.bayes.variational import Point, Variational  # noqa: E402
 from nnlo.data import Data  # noqa: E402
-from nnlo.errors import ConfigError, ModelError  # noqa: E402
+from nnlo.errors import ConfigError, DataError, ModelError  # noqa: E402
 from nnlo.model.make import make_adapter  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -157,3 +157,17 @@ def test_wishes_that_cannot_be_are_refused(options, says):
     adapter = adapter_of()
     with pytest.raises(ConfigError, match=says):
         predict(shifted(adapter), adapter, CLASSES, (X, Y), **options)
+
+
+def test_no_points_are_an_error():
+    adapter = adapter_of()
+    with pytest.raises(DataError, match="there must be points to predict, got none"):
+        predict(shifted(adapter), adapter, CLASSES, (X[:0], None))
+
+
+def test_inputs_are_no_column_where_a_sample_is_several_points():
+    adapter = make_adapter(torch.nn.Linear(1, 3), "binary_crossentropy")
+    binary = likelihood_of("binary_crossentropy", is_torch=True)
+    found = predict(shifted(adapter), adapter, binary, (X[:5, :1], None), samples=2)
+    assert {len(column) for column in found.columns.values()} == {15}
+    assert "input" not in found.columns
