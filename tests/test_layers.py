@@ -106,7 +106,7 @@ KERAS = (
     "nnlo.bayes.keras_*",
 )
 HEAVY = {
-    "mpi4py": ("nnlo.mpi.link", "nnlo.mpi.ulfm"),
+    "mpi4py": ("nnlo.mpi.link", "nnlo.mpi.mixed", "nnlo.mpi.ulfm"),
     "keras": KERAS,
     "tensorflow": KERAS,
     "torch": ("nnlo.model.torch_*", "nnlo.model.keras_torch", "nnlo.bayes.torch_*"),

@@ -9,6 +9,7 @@ from nnlo.mpi.frame import Frame
 from nnlo.mpi.horovod import HorovodRing, find_horovod
 from nnlo.mpi.overlap import EarlyRing, buckets, check_overlap
 from nnlo.mpi.ringend import RingEnd
+from nnlo.mpi.shortring import ShortRing, is_short
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,4 +40,6 @@ def make_reducer(
     if overlap:
         # On one communicator the votes would have to keep their place among the buckets.
         return EarlyRing(ring, comm, down, buckets(manifest), manifest.n_trainable)
+    if is_short(manifest.size, 1 + len(adapter.metric_names)):
+        return ShortRing(ring, down)
     return RingEnd(ring, down)

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnlo.algo.base import Vector
 from nnlo.errors import WorkerFailed
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LEADER = 0
 
+Numbers = NDArray[np.float64]
+
 
 class ParentLink(Protocol):
     """The leader's way up."""
@@ -26,16 +29,16 @@ class ParentLink(Protocol):
     def exchange(self, up: Frame) -> Frame: ...
 
 
-_N_VOTES = 5
-_SAMPLES, _STOP, _FAILED, _REFUSED, _RATE = range(_N_VOTES)
+N_VOTES = 5
+_SAMPLES, _STOP, _FAILED, _REFUSED, _RATE = range(N_VOTES)
 
 
 class RingEnd:
     """Where a member's messages go.
 
     Every step begins with a short vote that all members take part in, so that one whose code
-    has raised is heard whatever the others are about to do. parent: on the leader of a worker;
-    down: where answers are received.
+    has raised is heard whatever the others are about to do; the sums of the metrics ride in it.
+    parent: on the leader of a worker; down: where answers are received.
     """
 
     def __init__(
@@ -64,35 +67,43 @@ class RingEnd:
 
     def _exchange(self, up: Frame) -> Frame:
         header = up.header
-        votes = self._vote(header)
+        votes, sums = self._vote(up, header)
         if votes[_FAILED]:
             return self._give_up(up)
         if header.kind is Kind.REDUCE:
-            return self._reduce(up, header, votes)
+            return self._reduce(up, header, votes, sums)
         if self._parent is not None:
             self._down = self._parent.exchange(up)
         elif self._ring.rank == LEADER:
             self._down = up
         return self._share_answer()
 
-    def _vote(self, header: Header) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-        votes = np.zeros(_N_VOTES)
+    def _vote(self, up: Frame, header: Header) -> tuple[Numbers, Numbers]:
+        """What all members say together, and the sums of their metrics."""
+        numbers = np.zeros(N_VOTES + up.tail.size - N_TIMES)
+        votes, sums = numbers[:N_VOTES], numbers[N_VOTES:]
         votes[_SAMPLES] = header.n_samples
         votes[_STOP] = bool(header.flags & Flag.STOP)
         votes[_FAILED] = header.kind is Kind.ERROR
         votes[_REFUSED] = bool(header.flags & Flag.REFUSED)
         votes[_RATE] = header.rate if self._ring.rank == LEADER else 0.0
+        if header.kind is Kind.REDUCE:
+            sums[:] = up.tail[N_TIMES:]
         with self._watch.waiting(self._others):
-            link.add_up(self._ring, votes, self._watch.poll)
+            self._meet(numbers, up)
         self._watch.moved()
-        return votes
+        return votes, sums
 
-    def _reduce(self, up: Frame, header: Header, votes: np.ndarray) -> Frame:
+    def _meet(self, numbers: Numbers, up: Frame) -> None:
+        """Put the sums over all members in place of ``numbers``, once all are there."""
+        link.add_up(self._ring, numbers, self._watch.poll)
+
+    def _reduce(self, up: Frame, header: Header, votes: Numbers, sums: Numbers) -> Frame:
         total = int(votes[_SAMPLES])
         if not header.n_samples:
             up.vector[:] = 0.0
         if total:
-            link.add_up(self._ring, up.tail[N_TIMES:])
+            up.tail[N_TIMES:] = sums
             self._average(up.vector, header.n_samples, total)
         flags = Flag.STOP if votes[_STOP] else Flag(0)
         n_extra = 0

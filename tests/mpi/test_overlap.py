@@ -138,22 +138,21 @@ def test_buckets_begin_in_order_whatever_comes_first(ring):
 
 @pytest.mark.parametrize("n_samples", [0, 4])
 def test_what_has_not_begun_is_reduced_at_the_exchange(ring, monkeypatch, n_samples):
-    votes = np.array([8.0, 0.0, 0.0, 0.0, 1.0])  # four more samples elsewhere
-    monkeypatch.setattr(
-        link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes[: len(sums)])
-    )
+    votes = np.array([8.0, 0.0, 0.0, 0.0, 1.0, 0.5])  # four more samples elsewhere
+    monkeypatch.setattr(link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes))
     up = Frame(65, 3)
     up.vector[:] = 16.0
     up.header = Header(Kind.REDUCE, n_samples=n_samples)
     ring.end.ready(up.vector, 0, 0)
     assert ring.end.exchange(up).header.n_samples == 8
     assert [len(one) for one in ring.begun] == [32, 30, 3]
+    assert up.tail[2] == 0.5
     means = (0.0, 0.0) if n_samples == 0 else (2.0, 8.0)  # T came as a sum, S as a mean
     np.testing.assert_array_equal(up.vector, np.repeat(np.float32(means), (62, 3)))
 
 
 def test_a_member_that_fails_joins_what_others_have_begun(ring, monkeypatch):
-    votes = np.array([4.0, 0.0, 1.0, 0.0, 1.0])
+    votes = np.array([4.0, 0.0, 1.0, 0.0, 1.0, 0.5])
     monkeypatch.setattr(link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes))
     up = Frame(65, 3)
     up.header = Header(Kind.REDUCE, n_samples=4)
