@@ -1,6 +1,6 @@
 """Frames over MPI: the master's end, the worker's end, and waiting without burning a core.
 
-With ``mixed`` and ``ulfm`` the only files of the package that imports mpi4py.
+With ``mixed`` and ``ulfm`` the only files of the package that import mpi4py.
 """
 
 import atexit
