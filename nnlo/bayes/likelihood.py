@@ -7,6 +7,7 @@ without any noise, unless the user knows it. Draws of a posterior stand along th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Classes:
         """
         values = _finite(raw)
         if self.is_binary:
-            flat = values.reshape(len(values), -1)
+            flat = values.reshape(len(values), prod(values.shape[1:]))
             return self._two(flat)
         if values.ndim < 3:
             raise ModelError(
@@ -53,7 +54,8 @@ class Classes:
             )
         if self.from_logits:
             values = np.moveaxis(values, 2, -1)
-        values = values.reshape(len(values), -1, values.shape[-1])
+        n = prod(values.shape[1:-1])  # maybe 0, where -1 would not do
+        values = values.reshape(len(values), n, values.shape[-1])
         if self.from_logits:  # what log_softmax has made stays as it is
             return np.asarray(values - logsumexp(values, axis=-1, keepdims=True))
         values = values / values.sum(axis=-1, keepdims=True)
@@ -127,7 +129,7 @@ class Values:
         values = _finite(raw)
         n_draws, n = values.shape[:2]
         if not self.has_scales:
-            means = values.reshape(n_draws, n, -1)
+            means = values.reshape(n_draws, n, prod(values.shape[2:]))
             return means, None if self.noise is None else np.full_like(means, self.noise)
         axis = -1 if self.class_axis == -1 else self.class_axis + 1
         if values.ndim < 3 or values.shape[axis] % 2:
@@ -135,7 +137,8 @@ class Values:
                 "gaussian_nll must have a mean and a raw scale for each label, got outputs of "
                 f"shape {values.shape[1:]}; give the last layer twice as many units"
             )
-        means, raws = (one.reshape(n_draws, n, -1) for one in np.split(values, 2, axis))
+        halves = np.split(values, 2, axis)
+        means, raws = (one.reshape(n_draws, n, prod(one.shape[2:])) for one in halves)
         return means, np.logaddexp(raws, 0.0) + MIN_SD
 
     def labels(self, y: NDArray[Any], n: int, k: int) -> Floats:

@@ -95,3 +95,15 @@ def test_a_diverged_draw_is_an_error_and_no_number():
 def test_labels_between_two_classes_are_not_rounded(wrong):
     with pytest.raises(DataError, match=f"classes must be whole numbers, got {wrong}"):
         Classes(from_logits=True).labels(np.array([1.0, wrong]), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    [("mse", (4, 0, 1)), ("gaussian_nll", (4, 0, 2)), ("categorical_crossentropy", (4, 0, 3))],
+)
+@pytest.mark.parametrize("is_torch", [False, True])
+def test_no_points_are_no_error(loss, shape, is_torch):
+    """A rank may have none of the last chunk."""
+    found = likelihood_of(loss, is_torch=is_torch).read(np.zeros(shape, np.float32))
+    first = found[0] if isinstance(found, tuple) else found
+    assert first.shape[:2] == (4, 0)
