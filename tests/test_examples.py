@@ -4,14 +4,19 @@ import json
 import re
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from nnlo.data import read_list
 from nnlo.data.fetch import write_dataset
 from tests.program import run_here
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-PROGRAMS = {"train_with_callbacks", "own_data", "simulate_downpour", "own_particles"}
+PROGRAMS = {
+    *("train_with_callbacks", "own_data", "simulate_downpour"),
+    *("own_particles", "sine_particles", "inverted_images"),
+}
 MODELS = {"example_mnist", "example_mnist_torch"}
 SEARCHED = {"search_my_model"}
 
@@ -72,6 +77,33 @@ def test_particles_of_ones_own_walk_alike_on_any_ranks(tmp_path):
     ]
     assert outputs[0] == outputs[1]
     assert len(re.findall(r"^ *-?\d\.\d( +-?\d\.\d+){3}$", outputs[0], re.MULTILINE)) == 13
+
+
+def test_networks_of_a_sine_are_the_same_on_any_ranks(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    program = (str(EXAMPLES / "sine_particles.py"), "--epochs", "20", "--particles", "2", "4")
+    outputs = [
+        run_here(tmp_path, *start, *program, "--plots", "figures")
+        for start in (("python",), ("nnlorun", "-n", "3"))
+    ]
+    assert outputs[0] == outputs[1]
+    assert len(re.findall(r"^ +[24] +0\.\d{4} +\d+\.\d%", outputs[0], re.MULTILINE)) == 2
+    assert (tmp_path / "figures/ensemble_4.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["inverted", "shuffled"])
+def test_changed_images_keep_their_pixels(kind, images, tmp_path):
+    words = [str(images / "test_mnist.list"), *(["--shuffle"] if kind == "shuffled" else [])]
+    run_here(tmp_path, "python", str(EXAMPLES / "inverted_images.py"), *words)
+    found = []
+    for name in (images / "test_mnist.list", tmp_path / f"{kind}.list"):
+        with h5py.File(read_list(name)[0]) as file:
+            found.append(file["features"][:] / file["features"].attrs["full_scale"])
+    known, new = found
+    assert np.abs(new - known).max() > 0.5
+    new = 1.0 - new if kind == "inverted" else np.sort(new, axis=None)
+    np.testing.assert_allclose(new, known if kind == "inverted" else np.sort(known, axis=None))
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
