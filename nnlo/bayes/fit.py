@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 Sums = NDArray[np.float64]
 
+HEAR_S = 1.0
+"""Seconds, about, in which ranks of particles that train alone hear of a signal or a failure."""
+
 
 class EpochListener(Protocol):
     """Told on rank 0 of each epoch."""
@@ -94,6 +97,8 @@ class Fit:
         self._particles, self._team = particles, particles.team
         self._method, self._data, self._settings = method, data, settings
         self._progress = Progress(sums=self._no_sums())
+        self._left = self._between = 1  # steps until ranks hear of each other
+        self._heard = time.perf_counter()
         self._meets = self._team.group is not None or (
             method.meets and self._team.comm is not None
         )
@@ -234,19 +239,32 @@ class Fit:
 
     def _meet(self, error: BaseException | None, *, is_over: bool) -> tuple[int, int, int]:
         """On how many ranks the step has failed, how many want to stop, how many are through."""
-        if not self._meets:
-            alone = self._team.comm is None and bool(self.interrupted)
-            return int(error is not None), int(alone), int(is_over)
         flags = error is not None, bool(self.interrupted), is_over
-        n_failed, n_stopping, n_over = self._team.count(*flags)
+        if self._team.comm is None:
+            return int(flags[0]), int(flags[1]), int(is_over)
+        self._left -= 1
+        if not (self._meets or error or is_over) and self._left > 0:
+            return 0, 0, 0
+        n_failed, n_stopping, n_over, self._left = self._team.count(*flags, self._pace())
         return n_failed, n_stopping, n_over
+
+    def _pace(self) -> int:
+        """On rank 0, whose word counts for all, the steps until particles that train alone hear
+        of signals and failures again: those of ``HEAR_S``, at most twice as many as before."""
+        if self._team.rank > 0:
+            return 0
+        now = time.perf_counter()
+        fitting = int(self._between * HEAR_S / max(now - self._heard, 1e-9))
+        self._between = max(1, min(2 * self._between, fitting))
+        self._heard = now
+        return self._between
 
     def _check_epoch(self, error: BaseException | None, n_over: int) -> None:
         """Raises what has failed on this rank, or is wrong with what the epoch has left."""
         if error is not None:
             raise error
         n_ranks = self._team.placement.n_ranks
-        if self._meets and 0 < n_over < n_ranks:
+        if self._team.comm is not None and 0 < n_over < n_ranks:
             raise DataError(
                 f"all ranks must read as many batches, got fewer on {n_over} of {n_ranks}; "
                 "generate_data must yield the same everywhere"

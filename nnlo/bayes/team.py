@@ -48,8 +48,9 @@ class Team:
                 comm.Free()
         self.group = self.leaders = None
 
-    def count(self, *flags: bool) -> list[int]:
-        """On how many ranks each of these is so; collective, and waits politely."""
+    def count(self, *flags: int) -> list[int]:
+        """On how many ranks each of these is so, or the sum of numbers; collective, and waits
+        politely."""
         numbers = np.array(flags, np.int64)
         if self.comm is not None:
             link.add_up(self.comm, numbers)

@@ -86,8 +86,10 @@ def train_particles(job: Job, comm: "MPI.Intracomm | None") -> int:
         restore=job.restore,
         listeners=[Progress(options.epochs, options.verbose)],
     )
-    particles.save(folder.path / POSTERIOR)
-    together(comm, lambda: _write_history(particles, folder.path) if is_first else None)
+    try:
+        particles.save(folder.path / POSTERIOR)
+    finally:  # it may fit where particles do not
+        together(comm, lambda: _write_history(particles, folder.path) if is_first else None)
     particles.close()
     if particles.unsaved is not None:
         raise particles.unsaved

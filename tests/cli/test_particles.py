@@ -1,16 +1,18 @@
 """TrainingDriver with particles, in one process."""
 
 import json
+import logging
 
 import pytest
 
 from nnlo.bayes.ensemble import DeepEnsemble
 from nnlo.bayes.methods import METHODS
+from nnlo.bayes.particles import Particles
 from nnlo.cli.options import parse
 from nnlo.cli.particles import method_of
 from nnlo.cli.train import main
 from nnlo.cli.train_options import TrainOptions
-from nnlo.errors import ConfigError
+from nnlo.errors import CheckpointError, ConfigError
 
 
 def options(*words):
@@ -62,7 +64,30 @@ def test_unknown_numbers_are_refused():
         method_of(options("--mode", "ensemble", "--mode-params", "rank=3"))
 
 
-def test_a_run_leaves_its_particles_history_and_options(tmp_path, monkeypatch):
+def full(*_args):
+    raise CheckpointError("the disk is full")
+
+
+@pytest.fixture(autouse=True)
+def logger():
+    """The log files of runs are closed."""
+    yield
+    logger = logging.getLogger("nnlo")
+    for handler in [*logger.handlers]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+
+
+def test_history_is_there_where_particles_do_not_fit(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Particles, "save", full)
+    assert main(small_run(tmp_path, monkeypatch)) == 1
+    assert capsys.readouterr().err.endswith("error: the disk is full\n")
+    assert (tmp_path / "runs" / "net-train" / "history.json").exists()
+
+
+def small_run(tmp_path, monkeypatch):
+    """Options of a run of 3 particles."""
     pytest.importorskip("torch")
     from nnlo.data.fetch import write_dataset
 
@@ -76,7 +101,11 @@ def test_a_run_leaves_its_particles_history_and_options(tmp_path, monkeypatch):
         "    return 'categorical_crossentropy'\n"
     )
     words = "--model net.py --train-data train_digits.list --val-data test_digits.list --epochs 2"
-    assert main([*words.split(), "--mode", "ensemble", "--particles", "3"]) == 0
+    return [*words.split(), "--mode", "ensemble", "--particles", "3"]
+
+
+def test_a_run_leaves_its_particles_history_and_options(tmp_path, monkeypatch):
+    assert main(small_run(tmp_path, monkeypatch)) == 0
     folder = tmp_path / "runs" / "net-train"
     assert len(list((folder / "posterior").glob("particle-*.npz"))) == 3
     history = json.loads((folder / "history.json").read_text())

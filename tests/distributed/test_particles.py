@@ -96,6 +96,39 @@ def test_a_signal_saves_what_is_done_and_asks_for_another_start(start, tmp_path)
     assert json.loads((folder / "history.json").read_text())["stopped"].startswith("interrup")
 
 
+SLOW = """
+import time
+
+from torch import nn
+
+
+class Slow(nn.Sequential):
+    def forward(self, x):
+        time.sleep(0.02)
+        return super().forward(x)
+
+
+def get_model():
+    return Slow(nn.Flatten(), nn.Linear(64, 10))
+
+
+def get_loss():
+    return "categorical_crossentropy"
+"""
+
+
+def test_particles_that_train_alone_stop_within_an_epoch(start, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ("--model", tmp_path / "slow.py", "--checkpoint", "cp")
+    run = start(2, *ENSEMBLE, 1, *words, "--batch", 1)  # an epoch of a minute
+    run.until(lambda: "particles on" in run.output)
+    run.process.send_signal(signal.SIGUSR1)
+    ended = run.ended(30)
+    assert ended.code == 75, ended.output
+    checkpoint = tmp_path / "runs" / "slow-train" / "checkpoints" / "cp-00000"
+    assert json.loads((checkpoint / "posterior.json").read_text())["epoch"] == 0
+
+
 def test_bad_options_are_told_once(train):
     ended = train(2, *ENSEMBLE, 1, "--particles", 1)
     assert ended.code == 1
