@@ -254,7 +254,8 @@ class Fit:
         if self._team.rank > 0:
             return 0
         now = time.perf_counter()
-        fitting = int(self._between * HEAR_S / max(now - self._heard, 1e-9))
+        n_steps = self._between - self._left  # fewer than planned where an epoch ends
+        fitting = int(n_steps * HEAR_S / max(now - self._heard, 1e-9))
         self._between = max(1, min(2 * self._between, fitting))
         self._heard = now
         return self._between

@@ -9,6 +9,7 @@ from torch import nn
 
 from nnlo import bayes
 from nnlo.bayes.ensemble import DeepEnsemble
+from nnlo.bayes.fit import Fit, FitSettings
 from nnlo.bayes.methods import METHODS, load, make_method
 from nnlo.bayes.particles import Particles
 from nnlo.bayes.posterior import vector_of
@@ -165,6 +166,19 @@ def test_a_builder_that_makes_different_models_is_refused():
 
     with pytest.raises(ModelError, match="all particles must be of one model, got others"):
         Particles(Builder(), 2, loss="mse").prepare()
+
+
+def test_ranks_hear_of_each_other_as_often_whatever_an_epoch_has(monkeypatch):
+    swarm = particles()
+    swarm.prepare()
+    fit = Fit(swarm, method("ensemble"), Sine(), FitSettings())
+    clock = iter(np.arange(1, 1000) * 0.05)  # seconds, at every third step
+    monkeypatch.setattr("nnlo.bayes.fit.time.perf_counter", lambda: next(clock))
+    fit._heard = 0.0
+    for _ in range(100):
+        fit._left = fit._between - 3
+        fit._pace()
+    assert fit._between == 60
 
 
 def test_a_history_has_a_row_for_each_particle_and_epoch():
