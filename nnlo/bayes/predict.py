@@ -146,7 +146,7 @@ def _chunks(points: Points, adapter: ModelAdapter, n_draws: int) -> Generator[Ch
             if done == 0:
                 x = some[0][0]
                 n = _length(x)
-                width = prod(_plain(adapter.predict(x)).shape[1:])
+                width = prod(_predicted(adapter, x).shape[1:])
                 inputs = sum(one.nbytes for one in (x if isinstance(x, list) else [x]))
                 length = max(1, CHUNK_BYTES // max(1, inputs + 4 * n * n_draws * width))
                 some += list(islice(batches, length - 1))
@@ -200,6 +200,18 @@ def _plain(side: Any) -> Any:
     )
 
 
+def _predicted(adapter: ModelAdapter, x: Any) -> Any:
+    """The outputs; ModelError where the model does not take such data."""
+    try:
+        return _plain(adapter.predict(x))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = [np.shape(one) for one in (x if isinstance(x, list) else [x])]
+        raise ModelError(
+            f"data must be as those of the model's training, got shape {str(shapes)[1:-1]}: "
+            f"{str(error).strip() or type(error).__name__}"
+        ) from error
+
+
 class _Drawn:
     """The draws ``numbers``, which this rank can make."""
 
@@ -234,7 +246,7 @@ class _Drawn:
         if found:
             return np.stack(found), inputs, labels
         # What others compute has the shape of what the weights at hand give.
-        shape = _plain(self._adapter.predict(batches[0])).shape[1:]
+        shape = _predicted(self._adapter, batches[0]).shape[1:]
         n = sum(map(_length, batches))
         return np.empty((0, n, *shape), np.float32), inputs, labels
 
@@ -251,9 +263,8 @@ class _Drawn:
 
     def _output(self, x: Any, seed: int | None, batch: int) -> NDArray[np.float32]:
         if seed is None:
-            output = self._adapter.predict(x)
-        else:
-            output = predict_masked(self._adapter, x, derive(seed, Purpose.MASK, batch))
+            return np.asarray(_predicted(self._adapter, x), np.float32)
+        output = predict_masked(self._adapter, x, derive(seed, Purpose.MASK, batch))
         return np.asarray(_plain(output), np.float32)
 
 

@@ -171,3 +171,9 @@ def test_inputs_are_no_column_where_a_sample_is_several_points():
     found = predict(shifted(adapter), adapter, binary, (X[:5, :1], None), samples=2)
     assert {len(column) for column in found.columns.values()} == {15}
     assert "input" not in found.columns
+
+
+def test_data_of_another_shape_are_an_error():
+    adapter = adapter_of()
+    with pytest.raises(ModelError, match=r"as those of the model's training, got shape \(5, 3\):"):
+        predict(shifted(adapter), adapter, CLASSES, (X[:5, :3], None))
