@@ -277,6 +277,7 @@ def test_every_option_is_in_a_guide_on_training():
 
 def test_every_option_of_a_prediction_is_in_its_guide():
     assert missing(PredictOptions, "bayes.md") == {"run"}
+    assert missing(PruneOptions, "pruning.md") == {"run"}
 
 
 def test_every_option_of_a_search_is_in_its_guide():

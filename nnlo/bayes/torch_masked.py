@@ -1,6 +1,7 @@
 """Torch modules whose variational layers hold masks."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ def add_masks(model: nn.Module) -> nn.Module:
         has_some = any(name.endswith(MASK) for name, _ in layer.named_buffers(recurse=False))
         if isinstance(layer, Variational) and not has_some:
             layer.add_masks()
+    return model
+
+
+def read_masked(model: nn.Module, file: Path) -> nn.Module:
+    """Give a fresh module masks and the weights of ``file``, a masked module's; return it."""
+    add_masks(model)
+    model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     return model
 
 

@@ -32,6 +32,7 @@ LOOK_S = 0.02
 OURS = {
     *("OptimizationDriver", "nnlo.cli.optimize"),
     *("PredictDriver", "nnlo.cli.predict"),
+    *("PruneDriver", "nnlo.cli.prune"),
     *("TrainingDriver", "nnlo.cli.train"),
 }
 """Programs that say when their ranks have met."""
