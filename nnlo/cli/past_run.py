@@ -1,9 +1,11 @@
 """A run that has been: its model with its weights, its data, its posterior, from its folder."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +58,7 @@ class PastRun:
             known = {one.name for one in fields(TrainOptions)} & given.keys()
             words: dict[str, Any] = {name: given[name] for name in known}
             words = {name: tuple(v) if isinstance(v, list) else v for name, v in words.items()}
+            _check_types(words)
             options = TrainOptions(**words)
         except (TypeError, KeyError, AttributeError) as error:
             raise _damaged(path, error) from error
@@ -168,6 +171,21 @@ def _holds(file: str, name: str) -> bool:
             return name in opened
     except OSError as error:
         raise DataError(f"data file must be readable HDF5, got {file} ({error})") from error
+
+
+_TYPES: Mapping[Any, tuple[type, ...]] = MappingProxyType({float: (int, float), list: (tuple,)})
+"""Of values by the kinds of options, where they are others."""
+
+
+def _check_types(words: Mapping[str, Any]) -> None:
+    """Raise TypeError for values that the command line could not have given."""
+    for entry in fields(TrainOptions):
+        value, kind = words.get(entry.name, entry.default), entry.metadata["kind"]
+        fits = type(value) in _TYPES.get(kind, (kind,)) or (
+            value is None and entry.default is None
+        )
+        if not fits or (kind is list and not all(isinstance(one, str) for one in value)):
+            raise TypeError(f"{entry.name} is {value!r}")
 
 
 def _damaged(path: Path, error: Any) -> ConfigError:
