@@ -59,6 +59,7 @@ def test_values_are_read_as_python_or_as_text():
         ("early_stopping:5", "NAME:KEY=VALUE,..., got '5'"),
         ("tensor_board", "use --tensorboard"),
         ("backup_and_restore", "--restore"),
+        ("model_checkpoint:filepath=x.txt", r"must end in `\.keras`"),
         ("callback_list", "name its callbacks"),
         ("warmup", "got no batches"),
         ("warmup:batches=0.5", "batches of 1 or more, got 0.5"),

@@ -154,6 +154,7 @@ def test_a_killed_rank_ends_the_job_and_is_named(rank_program: Path) -> None:
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("mode", "number", "code", "limit_s"),
@@ -173,6 +174,7 @@ def test_a_signal_ends_all_ranks(
 
 
 @pytest.mark.distributed
+@pytest.mark.alone
 @pytest.mark.timeout(60)
 def test_a_second_signal_does_not_wait(rank_program: Path) -> None:
     job = start(rank_program, "ignore")

