@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from math import log, pi
+from math import log, pi, prod
 from typing import Any, get_args
 
 import keras
@@ -17,8 +17,8 @@ from nnlo.model.keras_vector import value_of
 LEAST_SIGMA = 1e-6
 """Of a posterior that begins at a share of its weight, which may be 0."""
 
-SMALLEST_RHO = -15.0
-"""Below this, softplus(rho) is exp(rho) to float32, so that its logarithm is rho."""
+SMALLEST_SIGMA = 1e-37
+"""Whose inverse is a float32; softplus of about -85."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,27 @@ class GaussianTensor:
         Closed form for Gaussian priors; for a scale mixture, E[log prior] is estimated by one
         sample of each weight, drawn by ``seed``, or the same each time for None.
         """
-        loc, log_sigma = ops.convert_to_tensor(self.loc), self._log_sigma(sigma)
+        loc = ops.convert_to_tensor(self.loc)
         if isinstance(self.prior, ScaleMixture):
-            weights = loc + sigma * self._eps(seed)
-            each = -log_sigma - 0.5 * (1 + log(2 * pi)) - _mixture_log_prob(self.prior, weights)
-        else:
-            scale = self.prior.scale if self.prior_scale is None else self.prior_scale
-            center = self.prior.loc if isinstance(self.prior, Normal) else self.prior_loc
-            squares = ops.square(loc - center) + ops.square(sigma)
-            each = squares / (2 * scale**2) - log_sigma + (ops.log(scale) - 0.5)
-        return ops.sum(self._masked(each))
+            log_prob = _mixture_log_prob(self.prior, loc + sigma * self._eps(seed))
+            each = -ops.log(ops.maximum(sigma, SMALLEST_SIGMA)) - 0.5 * (1 + log(2 * pi))
+            return ops.sum(self._masked(each - log_prob))
+        scale = self.prior.scale if self.prior_scale is None else self.prior_scale
+        center = self.prior.loc if isinstance(self.prior, Normal) else self.prior_loc
+        is_shifted = self.prior_loc is not None or center != 0.0
+        # flat: TensorFlow's variable would be no tensor yet, and a custom gradient demands one
+        shift = ops.reshape(self._masked(loc - center if is_shifted else loc), (-1,))
+        precision = ops.convert_to_tensor(1.0 / scale**2)
+        size = prod(loc.shape)
+        if self.mask is None:
+            return _cross(shift, sigma, precision) + size * (ops.log(scale) - 0.5)
+        kept = ops.sum(self.mask)
+        total = _cross(shift, sigma * self.mask + (1.0 - self.mask), precision)
+        return total + kept * (ops.log(scale) - 0.5) - 0.5 * precision * (size - kept)
 
     def _eps(self, seed: Any) -> Any:
         if seed is not None:
-            return keras.random.normal(self.loc.shape, seed=seed)
+            return _normal(self.loc.shape, seed)
         # the same on every backend
         fixed = np.random.default_rng(0).standard_normal(self.loc.shape, dtype=np.float32)
         return ops.convert_to_tensor(fixed)
@@ -116,10 +123,37 @@ class GaussianTensor:
     def _masked(self, values: Any) -> Any:
         return values if self.mask is None else values * self.mask
 
-    def _log_sigma(self, sigma: Any) -> Any:
-        rho = ops.convert_to_tensor(self.rho)
-        # the bound inside keeps the gradient of the branch not taken finite
-        return ops.where(rho < SMALLEST_RHO, rho, ops.log(ops.maximum(sigma, 1e-7)))
+
+@ops.custom_gradient  # type: ignore[untyped-decorator]
+def _cross(shift: Any, sigma: Any, precision: Any) -> Any:
+    """Return sum(precision (shift^2 + sigma^2) / 2 - log(sigma)), without slope of precision.
+
+    With each operation's own gradient this would go over the weights twice as often.
+    """
+    bounded = ops.maximum(sigma, SMALLEST_SIGMA)
+    squares = ops.sum(ops.square(shift)) + ops.sum(ops.square(sigma))
+
+    def slopes(*given: Any, upstream: Any = None) -> tuple[Any, Any, Any]:
+        if upstream is None:  # torch hands it over by name, after its arguments
+            (upstream,) = given
+        slope = upstream * precision
+        to_sigma = slope * sigma - upstream / bounded
+        return slope * shift, to_sigma, ops.zeros_like(precision)
+
+    return 0.5 * precision * squares - ops.sum(ops.log(bounded)), slopes
+
+
+def _normal(shape: tuple[int, ...], seed: Any) -> Any:
+    """Draw standard normal numbers."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.random.normal(shape, seed=seed)
+    # TensorFlow's own are made one by one; by whole arrays (Box and Muller 1958) it takes half
+    size = prod(shape)
+    first, second = ops.unstack(keras.random.uniform((2, (size + 1) // 2), seed=seed))
+    radius = ops.sqrt(-2.0 * ops.log(1.0 - first))  # uniform on [0, 1)
+    angle = 2.0 * pi * second
+    drawn = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)])
+    return ops.reshape(drawn[:size], shape)
 
 
 def _mixture_log_prob(prior: ScaleMixture, weights: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from nnlo.bayes.keras_gaussian import GaussianTensor, config_of, prior_from
@@ -13,6 +14,9 @@ from nnlo.errors import ConfigError
 MEAN_STDDEV = 0.1
 RHO_MEAN, RHO_STDDEV = -3.0, 0.1
 """First rho: sigma is about 0.05."""
+
+SIGNS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.float32) * 2 - 1
+"""Eight signs for each value of a byte: random numbers are what costs."""
 
 
 class Variational(keras.Layer):  # type: ignore[misc]
@@ -69,6 +73,7 @@ class Variational(keras.Layer):  # type: ignore[misc]
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._first_kl_weight = kl_weight
+        self._told: Any = None
 
     def build(self, input_shape: Any) -> None:
         """Make the variables; ``kl_weight`` is the first of those that are not trained."""
@@ -99,7 +104,8 @@ class Variational(keras.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         sigmas = {name: one.sigma() for name, one in self.tensors.items()}
-        self.add_loss(self.kl_weight * self._kl(sigmas, self.seed_generator if training else None))
+        self._told = self._kl(sigmas, self.seed_generator if training else None)
+        self.add_loss(self.kl_weight * self._told)
         if training:
             outputs = self._sampled(inputs, sigmas)
         else:
@@ -114,6 +120,14 @@ class Variational(keras.Layer):  # type: ignore[misc]
         the loss in training has fresh ones.
         """
         return self._kl({name: one.sigma() for name, one in self.tensors.items()}, None)
+
+    def last_divergence(self) -> Any:
+        """Return the divergence that the latest call, in the same graph, has added to the losses.
+
+        It is not computed again, and after this it is forgotten.
+        """
+        told, self._told = self._told, None
+        return self.kl_divergence() if told is None else told
 
     def begin_at(self, kernel: Any, bias: Any | None) -> None:
         """Take means from weights that are there, in the shapes of the built layer's own.
@@ -208,7 +222,12 @@ class Flipout(Variational):
 
     def _signs(self, like: Any) -> Any:
         """Return -1 or 1 for each sample and channel of ``like``, to be multiplied with it."""
+        n_channels = like.shape[self._channel_axis]
+        n_bytes = -(-n_channels // 8)
+        drawn = keras.random.randint(
+            (ops.shape(like)[0], n_bytes), 0, 256, seed=self.seed_generator
+        )
+        signs = ops.reshape(ops.take(SIGNS, drawn, axis=0), (-1, 8 * n_bytes))[:, :n_channels]
         shape = [1] * len(like.shape)
-        shape[0], shape[self._channel_axis] = ops.shape(like)[0], like.shape[self._channel_axis]
-        drawn = keras.random.uniform(shape, seed=self.seed_generator)
-        return ops.where(drawn < 0.5, -1.0, 1.0)
+        shape[0], shape[self._channel_axis] = -1, n_channels
+        return ops.reshape(signs, shape)

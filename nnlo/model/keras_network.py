@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras import ops
 
 from nnlo.errors import ConfigError, ModelError
 from nnlo.model.losses import Loss
@@ -34,9 +35,13 @@ class KerasNetwork:
     variational: Sequence[Any] = ()
 
     def divergence(self) -> Any:
-        """Return the divergence of all variational layers in nats, None where there are none."""
-        parts = [one.kl_divergence() for one in self.variational]
-        return sum(parts) if parts else None
+        """Return the divergence of all variational layers in nats, None where there are none.
+
+        To be called after the model, in the same graph: layers that have ``last_divergence()``
+        need not compute it twice. It has no gradient: that of the losses is enough.
+        """
+        parts = [getattr(one, "last_divergence", one.kl_divergence)() for one in self.variational]
+        return ops.stop_gradient(sum(parts)) if parts else None
 
 
 def variational_layers(networks: Iterable[Any]) -> list[Any]:
