@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnlo.algo.optimizers import make_optimizer
-from nnlo.bayes.method import Arrays, Matrix, Method, RowOptimizer, Setting, Source, Stepper
+from nnlo.bayes.method import (
+    Arrays,
+    Matrix,
+    Method,
+    RowOptimizer,
+    Setting,
+    Source,
+    Stepper,
+    is_number,
+)
 from nnlo.bayes.posterior import InMemory, ParticlePosterior, Posterior
 from nnlo.errors import ConfigError
 
@@ -27,8 +36,10 @@ class DeepEnsemble(Method):
     def __post_init__(self) -> None:
         rate = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         make_optimizer(self.optimizer, **rate)
-        if self.weight_decay < 0.0:
-            raise ConfigError(f"weight_decay must not be negative, got {self.weight_decay}; try 0")
+        if not (is_number(self.weight_decay) and self.weight_decay >= 0.0):
+            raise ConfigError(
+                f"weight_decay must be a number, not negative, got {self.weight_decay!r}; try 0"
+            )
 
     def start(self, setting: Setting) -> Stepper:
         return Alone(self, (len(setting.pids), setting.manifest.n_trainable))

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -128,6 +129,13 @@ class Source:
     state: Matrix
     kept: Arrays
     holds: bool = True
+
+
+def is_number(value: Any, *, is_whole: bool = False) -> bool:
+    """Whether a user's value is a finite number, an int where ``is_whole``; True is none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    return not is_whole and isinstance(value, float) and isfinite(value)
 
 
 class RowOptimizer:

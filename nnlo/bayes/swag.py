@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from nnlo.algo.optimizers import make_optimizer
 from nnlo.bayes.ensemble import Alone, DeepEnsemble
-from nnlo.bayes.method import Arrays, Matrix, Setting, Source, Stepper
+from nnlo.bayes.method import Arrays, Matrix, Setting, Source, Stepper, is_number
 from nnlo.bayes.posterior import Holder, InMemory, ParticlePosterior, Posterior
 from nnlo.bayes.seeds import Purpose, generator
 from nnlo.errors import CheckpointError, ConfigError
@@ -116,18 +116,22 @@ class MultiSWAG(DeepEnsemble):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.swa_start < 1.0:
-            raise ConfigError(f"swa_start must be in [0, 1), got {self.swa_start}; try 0.75")
+        if not (is_number(self.swa_start) and 0.0 <= self.swa_start < 1.0):
+            raise ConfigError(f"swa_start must be in [0, 1), got {self.swa_start!r}; try 0.75")
         if self.swa_lr is not None:
             make_optimizer(self.optimizer, learning_rate=self.swa_lr)
-        if self.every is not None and self.every < 1:
-            raise ConfigError(f"every must be at least 1 step, got {self.every}; leave it out")
-        if self.rank < 0 or self.rank == 1:
+        if self.every is not None:
+            if not is_number(self.every, is_whole=True) or self.every < 1:
+                raise ConfigError(
+                    f"every must be at least 1 step, got {self.every!r}; leave it out"
+                )
+        if not is_number(self.rank, is_whole=True) or self.rank < 0 or self.rank == 1:
             raise ConfigError(
-                f"rank must be at least 2, or 0 for a diagonal covariance, got {self.rank}; try 20"
+                "rank must be at least 2, or 0 for a diagonal covariance, got "
+                f"{self.rank!r}; try 20"
             )
-        if not 0.0 < self.scale < math.inf:
-            raise ConfigError(f"scale must be above 0, got {self.scale}; the paper's is 0.5")
+        if not (is_number(self.scale) and self.scale > 0.0):
+            raise ConfigError(f"scale must be above 0, got {self.scale!r}; the paper's is 0.5")
 
     def first_epoch(self, n_epochs: int) -> int:
         """The epoch, from 0, that is the first to be collected."""

@@ -305,6 +305,13 @@ def test_unknown_methods_and_numbers_are_refused():
         make_method("ensemble", ranks=3)
 
 
+@pytest.mark.parametrize("value", ["abc", True, [1], {}, np.nan, np.inf])
+@pytest.mark.parametrize("name", ["weight_decay", "swa_start", "swa_lr", "every", "rank", "scale"])
+def test_numbers_that_are_none_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"{name} must|learning_rate must"):
+        make_method("multiswag", **{name: value})
+
+
 def test_public_names_are_there():
     assert bayes.DeepEnsemble is DeepEnsemble
     assert all(callable(getattr(bayes, name)) for name in bayes.__all__)
