@@ -75,7 +75,7 @@ def test_a_mask_on_the_mean_alone_is_found_out(monkeypatch):
     def unmasked(self, sigma, seed):
         return sigma * keras.random.normal(self.loc.shape, seed=seed)
 
-    monkeypatch.setattr(keras_gaussian.GaussianTensor, "noise", unmasked)
+    monkeypatch.setattr(keras_gaussian.GaussianTensor, "deviation", unmasked)
     with pytest.raises(AssertionError):
         test_an_output_whose_weights_are_pruned_does_not_vary("Reparameterization")
 
