@@ -1,30 +1,28 @@
 """The training loop of particles: batches, gradients, steps, epochs, checkpoints."""
 
-import copy
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, fields
-from hashlib import sha256
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnlo.algo.kernels import is_finite
+from nnlo.bayes.chronicle import Sums, measured, note_epoch, warn_of_equals
 from nnlo.bayes.feed import Feed, Wish
+from nnlo.bayes.fit_settings import FitSettings
 from nnlo.bayes.method import Method, Setting, Source, Stepper
 from nnlo.bayes.posterior import Posterior
 from nnlo.bayes.saving import Progress, restore, write_checkpoint
-from nnlo.bayes.seeds import Purpose, derive
+from nnlo.bayes.seeds import Purpose, at_step, derive
 from nnlo.checkpoint import CheckpointStore
 from nnlo.data import Data
 from nnlo.errors import CheckpointError, ConfigError, DataError, TrainingError
-from nnlo.history import History, Record
+from nnlo.history import History
 from nnlo.mpi.serve import handled_signals
 from nnlo.mpi.setup import together
 
@@ -33,52 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Sums = NDArray[np.float64]
-
 HEAR_S = 1.0
 """Seconds, about, in which ranks of particles that train alone hear of a signal or a failure."""
-
-
-class EpochListener(Protocol):
-    """Told on rank 0 of each epoch."""
-
-    def epoch_ended(self, epoch: int, record: Record) -> None: ...
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """epochs: passes over the training data. bootstrap: each particle trains on as many samples
-    as there are, drawn with replacement. validation: data on which each particle is measured,
-    every ``validate_every`` epochs. checkpoint: path without "-<epoch>.npz", None for none,
-    every ``checkpoint_interval`` epochs. restore: such a path or file to go on from."""
-
-    epochs: int = 1
-    bootstrap: bool = False
-    validation: Data | None = None
-    validate_every: int = 1
-    checkpoint: Path | None = None
-    checkpoint_interval: int = 5
-    restore: Path | None = None
-    listeners: Sequence[EpochListener] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "validate_every", "checkpoint_interval"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be a whole number, at least 1, got {value!r}")
-        for name in ("checkpoint", "restore"):
-            if getattr(self, name) is not None:  # users write paths as texts
-                object.__setattr__(self, name, Path(getattr(self, name)))
-
-    @classmethod
-    def make(cls, **settings: Any) -> "FitSettings":
-        """Raises ConfigError for a setting that does not exist."""
-        known = [entry.name for entry in fields(cls)]
-        if unknown := sorted(set(settings) - set(known)):
-            raise ConfigError(
-                f"settings must be among {', '.join(known)}, got {', '.join(unknown)}"
-            )
-        return cls(**settings)
 
 
 class Fit:
@@ -222,7 +176,7 @@ class Fit:
             x,
             y,
             self._gradient,
-            _mixed(self._bases, clock * self._team.placement.group_size + self._team.member),
+            at_step(self._bases, clock * self._team.placement.group_size + self._team.member),
             shared=feed.is_shared,
         )
         self._check_finite()
@@ -306,38 +260,14 @@ class Fit:
         tested = self._validate()
         record = self._stepper.record()
         if self.history is not None:
+            numbers: dict[str, float] = {"version": (progress.epoch + 1) * self._feed.steps}
+            numbers |= {"learning_rate": self._stepper.rate, **record}
             names = particles.adapter.metric_names
-            self._note_epoch(sums, tested, names, record)
+            row = note_epoch(self.history, names, (sums, tested), progress.time_s, numbers)
+            for listener in self._settings.listeners:
+                listener.epoch_ended(progress.epoch, row)
         progress.sums, progress.step, progress.time_s = self._no_sums(), 0, 0.0
         progress.epoch += 1
-
-    def _note_epoch(
-        self, sums: Sums, tested: Sums | None, names: Sequence[str], extra: dict[str, float]
-    ) -> None:
-        assert self.history is not None
-        progress = self._progress
-        epoch = progress.epoch + 1
-        means = {name: sums[:, 1 + i] / sums[:, 0] for i, name in enumerate(names)}
-        if tested is not None:
-            means |= {f"val_{n}": tested[:, 1 + i] / tested[:, 0] for i, n in enumerate(names)}
-        for pid in range(len(sums)):
-            row = {"epoch": epoch, **{name: float(of[pid]) for name, of in means.items()}}
-            self.history.particles.setdefault(str(pid), []).append(row)
-        n_samples = int(sums[:, 0].sum())
-        record: Record = {
-            "epoch": epoch,
-            **{name: float(of.mean()) for name, of in means.items()},
-            "samples": n_samples,
-            "time_s": progress.time_s,
-            "samples_per_s": n_samples / max(progress.time_s, 1e-9),
-            "version": epoch * self._feed.steps,
-            "learning_rate": self._stepper.rate,
-            **extra,
-        }
-        self.history.epochs.append(record)
-        self.history.train_time_s += progress.time_s
-        for listener in self._settings.listeners:
-            listener.epoch_ended(epoch - 1, record)
 
     def _validate(self) -> Sums | None:
         """Sums of each particle over the validation data, where they are due; collective."""
@@ -345,21 +275,9 @@ class Fit:
         due = epoch % self._settings.validate_every == 0 or epoch == self._settings.epochs
         if data is None or not due:
             return None
-        sums = together(self._team.comm, lambda: self._tested(data))
+        sums = together(self._team.comm, lambda: measured(self._particles, data))
         self._team.add_up(sums)
         return self._team.collect(sums)
-
-    def _tested(self, data: Data) -> Sums:
-        particles, team = self._particles, self._team
-        data = copy.copy(data)
-        data.set_shard(team.member, team.placement.group_size)
-        sums, adapter = self._no_sums(), particles.adapter
-        for row in range(len(particles.pids)):
-            adapter.set_flat(np.concatenate([particles.weights[row], particles.state[row]]))
-            with closing(data.epoch(0)) as batches:
-                for batch in batches:
-                    sums[row] += adapter.test_step(batch)
-        return sums
 
     def _no_sums(self) -> Sums:
         particles = self._particles
@@ -391,25 +309,3 @@ class Fit:
             kept=self._stepper.kept(),
             holds=self._team.holds,
         )
-
-
-def warn_of_equals(particles: "Particles") -> None:
-    """Tell the user on rank 0 of first weights that come more than once; collective."""
-    marks = [np.frombuffer(sha256(row).digest(), np.uint8) for row in particles.weights]
-    n_distinct = len(np.unique(particles.team.collect(np.array(marks)), axis=0))
-    if n_distinct < particles.n and particles.team.rank == 0:
-        log.warning(
-            "%d particles begin with %d different weight vectors: equal ones explore the same; "
-            "let the model draw its first weights, without a seed of its own",
-            particles.n,
-            n_distinct,
-        )
-
-
-def _mixed(bases: NDArray[np.uint64], clock: int) -> NDArray[np.uint64]:
-    """A seed below 2^32 for each base at a step: the finaliser of splitmix64 (Steele 2014)."""
-    with np.errstate(over="ignore"):
-        z = (bases << np.uint64(32)) + np.uint64(clock)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return (z ^ (z >> np.uint64(31))) >> np.uint64(32)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnlo.bayes.evaluate import Report, evaluate
-from nnlo.bayes.fit import Fit, FitSettings
+from nnlo.bayes.fit import Fit
+from nnlo.bayes.fit_settings import FitSettings
 from nnlo.bayes.likelihood import Likelihood, likelihood_of
 from nnlo.bayes.method import Matrix, Method, Source
 from nnlo.bayes.posterior import Posterior, save

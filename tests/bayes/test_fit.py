@@ -9,7 +9,8 @@ from torch import nn
 
 from nnlo import bayes
 from nnlo.bayes.ensemble import DeepEnsemble
-from nnlo.bayes.fit import Fit, FitSettings
+from nnlo.bayes.fit import Fit
+from nnlo.bayes.fit_settings import FitSettings
 from nnlo.bayes.methods import METHODS, load, make_method
 from nnlo.bayes.particles import Particles
 from nnlo.bayes.posterior import vector_of
