@@ -15,6 +15,7 @@ from nnlo.bayes.likelihood import Likelihood, likelihood_of
 from nnlo.bayes.methods import METHODS, load
 from nnlo.bayes.posterior import Posterior
 from nnlo.bayes.refresh import Refresh
+from nnlo.bayes.store import read_about
 from nnlo.bayes.variational import Point, Variational
 from nnlo.cli.config_file import pairs
 from nnlo.cli.particles import POSTERIOR
@@ -133,12 +134,24 @@ class PastRun:
                     f"--weights must be left out with particles, got {which} for a run of "
                     f"{self.options.mode}"
                 )
+            self._check_posterior()
             return load(self.path / POSTERIOR, adapter.manifest, comm)
         rank, n_ranks = (0, 1) if comm is None else (comm.rank, comm.size)
         vector = self.weights(adapter, which)
         if find_gaussians(adapter.manifest):
             return Variational(adapter.manifest, vector, seed, rank, n_ranks)
         return Point(adapter.manifest, vector, rank)
+
+    def _check_posterior(self) -> None:
+        """The folder may be that of an earlier run, where this one has not come to its end."""
+        about, options = read_about(self.path / POSTERIOR), self.options
+        found = about.get("kind"), about["n_particles"], about["seed"]
+        if found != (options.mode, options.particles, options.seed):
+            raise CheckpointError(
+                f"the particles must be those of config.json, {options.mode} of "
+                f"{options.particles} and seed {options.seed}, got {found[0]} of {found[1]} and "
+                f"seed {found[2]} in {self.path / POSTERIOR}; let the run come to its end"
+            )
 
     def lists(self) -> tuple[list[str], list[str]]:
         """Files of the run's training and validation; on rank 0, since they may be fetched."""
