@@ -48,7 +48,5 @@ def test_particles_of_an_earlier_run_in_the_folder_are_refused(tmp_path):
     about = {"kind": "ensemble", "n_particles": 1, "seed": 0}
     store.save(None, tmp_path / "posterior", {0: {}}, about)
     run = opened(tmp_path, model="net", mode="svgd", particles=1)
-    with pytest.raises(
-        CheckpointError, match="svgd of 1 and seed 0, got ensemble of 1"
-    ):
+    with pytest.raises(CheckpointError, match="svgd of 1 and seed 0, got ensemble of 1"):
         run.posterior(None)
