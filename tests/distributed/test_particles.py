@@ -62,6 +62,13 @@ def test_a_loss_that_is_not_finite_ends_the_run_on_all_ranks(swarm):
         assert "TrainingError: the loss must stay finite, got nan for particle" in errors.pop()
 
 
+def test_an_error_in_a_step_on_one_rank_reaches_all(swarm):
+    found = {key: set(errors) for key, errors in swarm[1].items() if key.endswith("step")}
+    assert len(found) == 2
+    for key, errors in found.items():
+        assert errors == {"TrainingError: a step must be possible (rank 2)"}, key
+
+
 def particles_of(folder: Path) -> np.ndarray:
     files = sorted((folder / "posterior").glob("particle-*.npz"))
     return np.stack([np.load(file)["weights"] for file in files])
@@ -97,7 +104,9 @@ def test_a_signal_saves_what_is_done_and_asks_for_another_start(start, tmp_path)
 
 
 SLOW = """
+import os
 import time
+from pathlib import Path
 
 from torch import nn
 
@@ -105,6 +114,8 @@ from torch import nn
 class Slow(nn.Sequential):
     def forward(self, x):
         time.sleep(0.02)
+        if self.training:
+            Path(f"steps-{os.getpid()}").touch()
         return super().forward(x)
 
 
@@ -121,7 +132,7 @@ def test_particles_that_train_alone_stop_within_an_epoch(start, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW)
     words = ("--model", tmp_path / "slow.py", "--checkpoint", "cp")
     run = start(2, *ENSEMBLE, 1, *words, "--batch", 1)  # an epoch of a minute
-    run.until(lambda: "particles on" in run.output)
+    run.until(lambda: len(list(tmp_path.glob("steps-*"))) == 2)  # both ranks handle signals
     run.process.send_signal(signal.SIGUSR1)
     ended = run.ended(30)
     assert ended.code == 75, ended.output
