@@ -131,14 +131,16 @@ class Fit:
         begin = time.perf_counter()
         stops = False
         error: BaseException | None = None
+        is_over = False
         with closing(self._feed.epoch(progress.epoch, progress.step)) as batches:
-            while not stops and error is None:
-                error, is_over = self._guarded(lambda: self._compute(batches))
+            while not stops:
+                if error is None:
+                    error, is_over = self._guarded(lambda: self._compute(batches))
                 n_failed, n_stopping, n_over = self._meet(error, is_over=is_over)
                 if n_failed or n_over:
                     break
                 stops = n_stopping > 0
-                self._move()
+                error, _ = self._guarded(self._move)
         together(self._team.comm, lambda: self._check_epoch(error, n_over))
         stops = bool(self._team.count(bool(self.interrupted))[0])
         progress.time_s += time.perf_counter() - begin
@@ -153,7 +155,7 @@ class Fit:
         return self._settings.checkpoint_interval
 
     def _guarded(self, work: Callable[[], bool]) -> tuple[BaseException | None, bool]:
-        """Do ``work``; what it raises waits until all ranks can hear of it."""
+        """Do ``work`` and return what it does; what it raises waits until all ranks can hear."""
         try:
             return None, work()
         except BaseException as error:
@@ -234,13 +236,15 @@ class Fit:
                     f"{self._progress.epoch + 1}; lower the learning rate or check the data"
                 )
 
-    def _move(self) -> None:
+    def _move(self) -> bool:
+        """Take the step; False, for there may be more."""
         particles, sums = self._particles, self._sums
         if self._team.group is not None:
             self._join_group()
         self._stepper.step(particles.weights, self._gradient)
         self._progress.sums += sums
         self._progress.step += 1
+        return False
 
     def _join_group(self) -> None:
         """Make gradients and states those of the whole batch."""

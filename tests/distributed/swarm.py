@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from nnlo.bayes.ensemble import Alone
 from nnlo.bayes.methods import make_method
 from nnlo.bayes.particles import Particles
 from nnlo.data import Data
-from nnlo.errors import NNLOError
+from nnlo.errors import NNLOError, TrainingError
 from nnlo.model import ModelBuilder
 from nnlo.mpi import link
 
@@ -77,11 +78,20 @@ def train(comm: Any, name: str, group_size: int, data: Data, n: int = 8) -> np.n
 def failure(comm: Any, name: str, group_size: int, breaks: str) -> str:
     data = Sine(batch_size=20)
     data.breaks = breaks if comm.rank == 2 else ""
+    step = Alone.step
+    if breaks == "step" and comm.rank == 2:
+        Alone.step = broken
     try:
         train(comm, name, group_size, data)
     except NNLOError as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        Alone.step = step
     return "none"
+
+
+def broken(stepper: Any, weights: Any, gradient: Any) -> None:
+    raise TrainingError("a step must be possible")
 
 
 def main() -> None:
@@ -98,7 +108,8 @@ def main() -> None:
     errors = {
         f"{name} {group_size} {breaks}": world.gather(failure(world, name, group_size, breaks))
         for name, group_size in (("ensemble", 1), ("ensemble", 2), ("svgd", 1))
-        for breaks in ("raise", "nan")
+        for breaks in ("raise", "nan", "step")
+        if (name, breaks) != ("svgd", "step")
     }
     if world.rank == 0:
         np.savez(sys.argv[1], **found)
