@@ -69,7 +69,7 @@ def read(path: Path) -> Checkpoint:
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write the file that ``read`` reads; raises CheckpointError when the disk does not take it."""
+    """Write the file that ``read`` reads; raises CheckpointError where the disk is full."""
     meta = np.array(json.dumps(checkpoint.meta | {"arrays": sorted(checkpoint.arrays)}))
     try:
         write_atomic(

@@ -142,7 +142,9 @@ def _histogram(axes: "Axes", groups: list[tuple[str, NDArray[Any]]]) -> None:
     for label, values in groups:
         shown = np.clip(values, edges[0], edges[-1])  # the last bin holds what is beyond
         weights = np.full(shown.size, 1.0 / max(1, shown.size))
-        axes.hist(shown, edges.tolist(), weights=weights, alpha=0.6, label=f"{label} ({shown.size})")
+        axes.hist(
+            shown, edges.tolist(), weights=weights, alpha=0.6, label=f"{label} ({shown.size})"
+        )
 
 
 def bands(columns: Columns, outside: Columns | None = None) -> "Figure":
