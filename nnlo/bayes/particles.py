@@ -111,6 +111,8 @@ class Particles:
         rank 0. Raises the same NNLOError on all ranks.
         """
         self.prepare()
+        if self._trained is not None:  # the posterior of the last fit keeps its matrices
+            self.weights, self.state = self.weights.copy(), self.state.copy()
         fit = Fit(self, method, data, FitSettings.make(**settings))
         try:
             self.posterior = fit.run()

@@ -119,6 +119,15 @@ def test_weights_may_be_given():
     np.testing.assert_allclose(swarm.weights, start, atol=1e-6)
 
 
+def test_a_second_fit_goes_on_and_leaves_the_first_posterior_alone():
+    swarm = particles()
+    first = swarm.fit(method("ensemble"), Sine(), epochs=2)
+    before = draws(first, swarm.adapter.manifest)
+    second = swarm.fit(method("ensemble"), Sine(), epochs=2)
+    assert (draws(first, swarm.adapter.manifest) == before).all()
+    assert not (draws(second, swarm.adapter.manifest) == before).all()
+
+
 def test_weight_decay_is_the_gradient_of_its_penalty():
     plain, decayed = particles(n=1), particles(n=1)
     plain.prepare()
