@@ -39,11 +39,11 @@ class History:
 
     epochs: list[Record] = field(default_factory=list)
     ranks: dict[str, list[Record]] = field(default_factory=dict)
-    particles: dict[str, list[Record]] = field(default_factory=dict)
     best: Record | None = None
     stopped: str = ""
     train_time_s: float = 0.0
     schema: int = 1
+    particles: dict[str, list[Record]] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
         """The values of ``metric`` in the epochs that have it."""

@@ -20,7 +20,8 @@ def test_a_history_comes_back_from_its_text():
 def test_the_file_is_json_with_the_documented_keys(tmp_path):
     History(EPOCHS).save(tmp_path / "run" / "history.json")
     content = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert set(content) == {"schema", "epochs", "ranks", "best", "stopped", "train_time_s"}
+    keys = {"schema", "epochs", "ranks", "particles", "best", "stopped", "train_time_s"}
+    assert set(content) == keys
     assert content["schema"] == 1
     assert content["epochs"] == EPOCHS
     assert content["best"] is None

@@ -38,10 +38,8 @@ def horovod(monkeypatch):
 
 
 def test_it_sums_the_vector_in_place_on_the_ranks_of_the_run(horovod, monkeypatch):
-    votes = np.array([8.0, 0.0, 0.0, 0.0, 1.0])
-    monkeypatch.setattr(
-        link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes[: len(sums)])
-    )
+    votes = np.array([8.0, 0.0, 0.0, 0.0, 1.0, 0.5])
+    monkeypatch.setattr(link, "add_up", lambda comm, sums, _=None: np.copyto(sums, votes))
     comm = SimpleNamespace(size=2, rank=0)
     end = make_reducer(BY_TORCH, TORCH, comm, comm)
     up = Frame(4, 3)
@@ -50,6 +48,7 @@ def test_it_sums_the_vector_in_place_on_the_ranks_of_the_run(horovod, monkeypatc
     end.exchange(up)
     assert horovod.calls == [comm, (torch.float32, "nnlo.gradient", "the sum")]
     np.testing.assert_allclose(up.vector, (3 * 2.0 + 1.0) / 8)
+    assert up.tail[2] == 0.5
 
 
 def test_it_is_initialised_once(horovod):
